@@ -1,0 +1,234 @@
+"""One tree of errors: every failure that Holdfast reports is one of these.
+
+    HoldfastError
+    ├── UsageError                  the caller asked for something that cannot be meant
+    │   └── BadPattern              a filter that does not parse
+    ├── NotFound                    a snapshot, path or key that does not exist
+    │   └── ObjectNotFound          a store has no such object
+    ├── Conflict                    somebody else holds what is needed
+    │   ├── RepositoryLocked
+    │   └── ObjectExists            a create found the name taken
+    ├── StoreError                  the place where objects lie misbehaves
+    │   ├── StoreUnavailable        may pass: time-outs, 5xx, lost connections
+    │   ├── StoreDenied             credentials, permissions, object lock, read-only
+    │   └── StoreFull
+    ├── RepositoryError
+    │   ├── NotARepository
+    │   ├── RepositoryExists
+    │   ├── WrongPassword
+    │   ├── NewerVersion            written by a format that this version cannot read
+    │   └── Damaged                 bytes are not what their name or MAC says
+    ├── SourceError                 what was to be captured cannot be
+    │   └── SourceVanished
+    ├── TargetError                 where to restore to is not usable
+    │   ├── TargetNotEmpty
+    │   ├── TargetFull
+    │   └── PathEscapes
+    ├── WorkerLost                  one of our own processes died
+    └── Interrupted                 a person or a supervisor said stop
+
+The class carries what a program needs (`code`, `exit_status`, `http_status`,
+`retryable`); the message carries what a person needs: what happened, and what to do.
+This module does no I/O and imports nothing of Holdfast.
+"""
+
+from __future__ import annotations
+
+
+class HoldfastError(Exception):
+    """Root of all errors that are reported to people; never raised itself."""
+
+    code = "error"
+    exit_status = 1
+    http_status = 500
+    retryable = False
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+    def as_dict(self) -> dict[str, object]:
+        """The document printed on stderr under --json, and used in problem+json."""
+        return {"error": self.code, "message": self.message, "retryable": self.retryable}
+
+
+class UsageError(HoldfastError):
+    """The request contradicts itself or names something that cannot be meant."""
+
+    code = "usage"
+    exit_status = 2
+    http_status = 400
+
+
+class BadPattern(UsageError):
+    """An include, exclude or regular expression does not parse."""
+
+    code = "bad_pattern"
+
+
+class NotFound(HoldfastError):
+    """A snapshot, path, key or object with that name does not exist."""
+
+    code = "not_found"
+    exit_status = 4
+    http_status = 404
+
+
+class ObjectNotFound(NotFound):
+    """The store holds no object under that key."""
+
+    code = "object_not_found"
+
+
+class Conflict(HoldfastError):
+    """Somebody else holds what is needed; the same request may succeed later."""
+
+    code = "conflict"
+    exit_status = 11
+    http_status = 409
+
+
+class RepositoryLocked(Conflict):
+    """Another process holds a lock that excludes this operation."""
+
+    code = "repository_locked"
+    retryable = True
+
+
+class ObjectExists(Conflict):
+    """A create found an object under that key already."""
+
+    code = "object_exists"
+
+
+class StoreError(HoldfastError):
+    """The place where objects lie answered with a failure that is not one of the below."""
+
+    code = "store_error"
+    exit_status = 15
+    http_status = 502
+
+
+class StoreUnavailable(StoreError):
+    """The store did not answer, or answered that it cannot now; a retry may help."""
+
+    code = "store_unavailable"
+    http_status = 503
+    retryable = True
+
+
+class StoreDenied(StoreError):
+    """The store refuses: credentials, permissions, a read-only medium or an object lock."""
+
+    code = "store_denied"
+    exit_status = 14
+    http_status = 403
+
+
+class StoreFull(StoreError):
+    """The store has no room left."""
+
+    code = "store_full"
+    exit_status = 13
+    http_status = 507
+
+
+class RepositoryError(HoldfastError):
+    """The repository cannot be used as asked."""
+
+    code = "repository_error"
+    exit_status = 16
+
+
+class NotARepository(RepositoryError):
+    """There is no repository at that location."""
+
+    code = "not_a_repository"
+    exit_status = 10
+    http_status = 404
+
+
+class RepositoryExists(RepositoryError):
+    """There is a repository at that location already."""
+
+    code = "repository_exists"
+    exit_status = 11
+    http_status = 409
+
+
+class WrongPassword(RepositoryError):
+    """No key of the repository opens with that password."""
+
+    code = "wrong_password"
+    exit_status = 12
+    http_status = 401
+
+
+class NewerVersion(RepositoryError):
+    """The repository's format is newer than this version of Holdfast knows."""
+
+    code = "newer_version"
+    exit_status = 17
+
+
+class Damaged(RepositoryError):
+    """Stored bytes are not what their name or authentication code says."""
+
+    code = "damaged"
+    exit_status = 16
+
+
+class SourceError(HoldfastError):
+    """What was to be captured cannot be captured."""
+
+    code = "source_error"
+    exit_status = 18
+    http_status = 422
+
+
+class SourceVanished(SourceError):
+    """The thing to capture is not there, or went away as a whole while it was read."""
+
+    code = "source_vanished"
+
+
+class TargetError(HoldfastError):
+    """The place to restore to cannot be used."""
+
+    code = "target_error"
+    exit_status = 19
+    http_status = 422
+
+
+class TargetNotEmpty(TargetError):
+    """The directory to restore into holds something already."""
+
+    code = "target_not_empty"
+
+
+class TargetFull(TargetError):
+    """The place to restore to has not enough room."""
+
+    code = "target_full"
+
+
+class PathEscapes(TargetError):
+    """A path would lead outside the place that it must stay in."""
+
+    code = "path_escapes"
+
+
+class WorkerLost(HoldfastError):
+    """A worker process died, killed from outside or for want of memory."""
+
+    code = "worker_lost"
+    exit_status = 5
+    retryable = True
+
+
+class Interrupted(HoldfastError):
+    """A person or a supervisor asked to stop; nothing acknowledged was lost."""
+
+    code = "interrupted"
+    exit_status = 130
+    http_status = 499

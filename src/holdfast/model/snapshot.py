@@ -1,0 +1,42 @@
+"""A snapshot record: the small document that makes a tree in the repository a restore point.
+
+The fields are those of restic's snapshot files; unknown ones are kept when it is rewritten.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One restore point.
+
+    `id` and `tree` are hexadecimal; `time` is aware; `document` is the whole record as
+    stored, so that nothing another program put there is lost.
+    """
+
+    id: str
+    time: datetime
+    tree: str
+    paths: tuple[str, ...]
+    hostname: str = ""
+    username: str = ""
+    tags: tuple[str, ...] = ()
+    parent: str | None = None
+    original: str | None = None
+    program_version: str = ""
+    document: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def short_id(self) -> str:
+        """The first eight digits, as people are shown it."""
+        return self.id[:8]
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Counters of the run that made it; empty where the writer left none."""
+        summary = self.document.get("summary")
+        return summary if isinstance(summary, dict) else {}
