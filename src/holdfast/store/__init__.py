@@ -1,0 +1,1 @@
+"""Where objects lie: one protocol (`protocol.py`), its implementations and its wrappers."""
