@@ -1,0 +1,1 @@
+"""What can be captured and put back. Knows nothing of the repository."""

@@ -1,0 +1,1 @@
+"""Disks: extents over a reader, and their export."""
