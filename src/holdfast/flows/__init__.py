@@ -1,0 +1,1 @@
+"""One intent per file; only flows join sources and the repository."""
