@@ -1,0 +1,1 @@
+"""One file per command: `configure` declares its arguments, `run` calls its flow."""
