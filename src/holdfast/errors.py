@@ -7,7 +7,21 @@
     │   └── ObjectNotFound          a store has no such object
     ├── Conflict                    somebody else holds what is needed
     │   ├── RepositoryLocked
-    │   └── ObjectExists            a create found the name taken
+    │   ├── ObjectExists            a create found the name taken
+    │   ├── NameTaken               a name that must be unique is not
+    │   ├── InUse                   it is held, or something depends on it
+    │   ├── NotReady                it is not in a state that allows this
+    │   ├── StaleAttempt            a job's lease went to a later attempt
+    │   ├── KeyReused               an idempotency key came back with another request
+    │   └── Changed                 it is no longer what the caller saw (If-Match)
+    ├── NotSignedIn                 no credential, or not one that is known
+    ├── Forbidden                   a known caller without the right
+    ├── ProfileIncomplete           billing needs more of the account's profile
+    ├── CreditExhausted             no credit is left for something new
+    ├── QuotaExceeded               a limit of the account is reached
+    ├── TooManyRequests             slow down; try again after a while
+    ├── DatabaseUnavailable         may pass: the control plane's database is away
+    ├── ServerUnavailable           may pass: a Holdfast server did not answer
     ├── StoreError                  the place where objects lie misbehaves
     │   ├── StoreUnavailable        may pass: time-outs, 5xx, lost connections
     │   ├── StoreDenied             credentials, permissions, object lock, read-only
@@ -99,6 +113,115 @@ class ObjectExists(Conflict):
     """A create found an object under that key already."""
 
     code = "object_exists"
+
+
+class NameTaken(Conflict):
+    """Another one of the account carries this name."""
+
+    code = "name_taken"
+
+
+class InUse(Conflict):
+    """It is under a hold, or something that is still there depends on it."""
+
+    code = "in_use"
+
+
+class NotReady(Conflict):
+    """It is not in a state in which this can be done."""
+
+    code = "not_ready"
+
+
+class StaleAttempt(Conflict):
+    """The job's lease has gone to a later attempt; nothing of this one counts any more."""
+
+    code = "stale_attempt"
+
+
+class KeyReused(Conflict):
+    """An idempotency key came back with a different request."""
+
+    code = "idempotency_key_reused"
+    http_status = 422
+
+
+class Changed(Conflict):
+    """It was changed since the caller read it; read it again, then decide."""
+
+    code = "changed"
+    http_status = 412
+
+
+class NotSignedIn(HoldfastError):
+    """There is no credential, or it is unknown, expired or revoked."""
+
+    code = "not_signed_in"
+    exit_status = 20
+    http_status = 401
+
+
+class Forbidden(HoldfastError):
+    """The caller is known and lacks the right."""
+
+    code = "forbidden"
+    exit_status = 21
+    http_status = 403
+
+
+class ProfileIncomplete(HoldfastError):
+    """The account's profile lacks what billing needs."""
+
+    code = "profile_incomplete"
+    exit_status = 22
+    http_status = 422
+
+
+class CreditExhausted(HoldfastError):
+    """The account has no credit left; what is stored is kept, nothing new is taken."""
+
+    code = "credit_exhausted"
+    exit_status = 22
+    http_status = 402
+
+
+class QuotaExceeded(HoldfastError):
+    """A limit of the account is reached."""
+
+    code = "quota_exceeded"
+    exit_status = 22
+    http_status = 422
+
+
+class TooManyRequests(HoldfastError):
+    """More requests than allowed; wait `retry_after_seconds`, then go on."""
+
+    code = "too_many_requests"
+    exit_status = 23
+    http_status = 429
+    retryable = True
+
+    def __init__(self, message: str, retry_after_seconds: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class DatabaseUnavailable(HoldfastError):
+    """The control plane's database does not answer."""
+
+    code = "database_unavailable"
+    exit_status = 24
+    http_status = 503
+    retryable = True
+
+
+class ServerUnavailable(HoldfastError):
+    """A Holdfast server did not answer, or answered that it cannot now."""
+
+    code = "server_unavailable"
+    exit_status = 24
+    http_status = 503
+    retryable = True
 
 
 class StoreError(HoldfastError):

@@ -1,0 +1,43 @@
+"""The tables of the control plane, one noun in each file; all share one `Base`."""
+
+from holdfast.control.tables.account import Account, Member, SignIn, Token, User
+from holdfast.control.tables.base import Base
+from holdfast.control.tables.catalog import Hold, Restore, Schedule, Snapshot, Source
+from holdfast.control.tables.fleet import Host, Region, Repository
+from holdfast.control.tables.money import LedgerEntry, Meter, Price
+from holdfast.control.tables.record import (
+    AuditEntry,
+    Delivery,
+    Event,
+    IdempotencyKey,
+    Webhook,
+)
+from holdfast.control.tables.work import Job, JobLine, Leadership
+
+__all__ = [
+    "Account",
+    "AuditEntry",
+    "Base",
+    "Delivery",
+    "Event",
+    "Hold",
+    "Host",
+    "IdempotencyKey",
+    "Job",
+    "JobLine",
+    "Leadership",
+    "LedgerEntry",
+    "Member",
+    "Meter",
+    "Price",
+    "Region",
+    "Repository",
+    "Restore",
+    "Schedule",
+    "SignIn",
+    "Snapshot",
+    "Source",
+    "Token",
+    "User",
+    "Webhook",
+]
