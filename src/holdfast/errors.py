@@ -2,7 +2,12 @@
 
     HoldfastError
     ├── UsageError                  the caller asked for something that cannot be meant
-    │   └── BadPattern              a filter that does not parse
+    │   ├── BadPattern              a filter that does not parse
+    │   └── PathRefused             a path that cannot be protected or restored to
+    │       ├── PathMalformed       not a path at all: empty, a zero byte, too long, not UTF-8
+    │       ├── PathNotAbsolute
+    │       ├── PathEscapesRoot     it climbs with '..'
+    │       └── PathOutsideRoots    it lies in none of the host's guarded roots
     ├── NotFound                    a snapshot, path or key that does not exist
     │   └── ObjectNotFound          a store has no such object
     ├── Conflict                    somebody else holds what is needed
@@ -15,6 +20,7 @@
     │   ├── KeyReused               an idempotency key came back with another request
     │   └── Changed                 it is no longer what the caller saw (If-Match)
     ├── NotSignedIn                 no credential, or not one that is known
+    │   └── GatewayNotSignedIn      it was the gateway's own, not the one it asks about
     ├── Forbidden                   a known caller without the right
     ├── ProfileIncomplete           billing needs more of the account's profile
     ├── CreditExhausted             no credit is left for something new
@@ -22,6 +28,7 @@
     ├── TooManyRequests             slow down; try again after a while
     ├── DatabaseUnavailable         may pass: the control plane's database is away
     ├── ServerUnavailable           may pass: a Holdfast server did not answer
+    ├── WrongMasterKey              the master key file does not fit the database
     ├── StoreError                  the place where objects lie misbehaves
     │   ├── StoreUnavailable        may pass: time-outs, 5xx, lost connections
     │   ├── StoreDenied             credentials, permissions, object lock, read-only
@@ -78,6 +85,36 @@ class BadPattern(UsageError):
     """An include, exclude or regular expression does not parse."""
 
     code = "bad_pattern"
+
+
+class PathRefused(UsageError):
+    """A path of a host cannot be protected, or not be restored to."""
+
+    code = "path_refused"
+
+
+class PathMalformed(PathRefused):
+    """It is empty, too long, or holds what no path can."""
+
+    code = "path_malformed"
+
+
+class PathNotAbsolute(PathRefused):
+    """It does not begin at the top of the file system."""
+
+    code = "path_not_absolute"
+
+
+class PathEscapesRoot(PathRefused):
+    """It climbs with '..', so where it leads cannot be told from its text."""
+
+    code = "path_escapes_root"
+
+
+class PathOutsideRoots(PathRefused):
+    """It is in none of the places that the host lets be protected."""
+
+    code = "path_outside_roots"
 
 
 class NotFound(HoldfastError):
@@ -161,6 +198,12 @@ class NotSignedIn(HoldfastError):
     http_status = 401
 
 
+class GatewayNotSignedIn(NotSignedIn):
+    """A gateway's own credential is none; of the one that it asks about nothing was said."""
+
+    code = "gateway_not_signed_in"
+
+
 class Forbidden(HoldfastError):
     """The caller is known and lacks the right."""
 
@@ -222,6 +265,13 @@ class ServerUnavailable(HoldfastError):
     exit_status = 24
     http_status = 503
     retryable = True
+
+
+class WrongMasterKey(HoldfastError):
+    """A secret in the database opens with none of the master keys that are there."""
+
+    code = "wrong_master_key"
+    exit_status = 12
 
 
 class StoreError(HoldfastError):

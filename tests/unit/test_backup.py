@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import socket
 import stat
 import subprocess
@@ -229,6 +230,14 @@ def test_the_reserved_name_gives_way_with_a_finding(sample: BackedUp) -> None:
 
 
 # What is left out
+
+
+def test_rules_can_be_sent_to_a_process_that_is_not_a_fork() -> None:
+    rules = Selection(exclude=("*.tmp",), blacklist=("cache",))
+    rules.check()  # compiles them
+    sent = pickle.loads(pickle.dumps(rules))
+    assert sent == rules
+    sent.check()
 
 
 def test_rules(sample: BackedUp) -> None:

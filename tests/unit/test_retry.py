@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 
 from holdfast.errors import (
@@ -96,6 +98,25 @@ def test_a_create_whose_answer_was_lost_has_worked() -> None:
     bench.store.create("a", bytearray(b"mine"))
     assert bench.memory.read("a") == b"mine"
     assert [call.method for call in bench.faulty.calls] == ["create", "create", "size", "read"]
+
+
+def test_where_nothing_may_be_read_a_name_that_is_the_hash_settles_it() -> None:
+    """H2: a put-only machine whose answer was lost goes on."""
+    denied = fail_before(StoreDenied("put only"))
+
+    def plan(call: Call) -> Fault | None:
+        if call.method in ("size", "read"):
+            return denied
+        return fail_after(GONE) if call.number == 0 else None
+
+    bench = Bench(plan)
+    name = hashlib.sha256(b"mine").hexdigest()
+    bench.store.create(f"data/{name[:2]}/{name}", memoryview(b"xxmine")[2:])
+    assert bench.memory.read(f"data/{name[:2]}/{name}") == b"mine"
+    for key, content in (("config", b"mine"), (f"keys/{name}", b"other")):
+        bench = Bench(plan)
+        with pytest.raises(StoreDenied):
+            bench.store.create(key, content)
 
 
 def test_a_view_is_compared_by_its_bytes() -> None:

@@ -39,6 +39,7 @@ from holdfast.flows.restore_point import RestorePoint, manifest_node, recorded
 from holdfast.model.consistency import Consistency
 from holdfast.model.finding import Finding
 from holdfast.model.manifest import Manifest, SourceKind
+from holdfast.model.node import Node, NodeType
 from holdfast.model.progress import Progress, Report, ignore_progress
 from holdfast.model.snapshot import Snapshot
 from holdfast.repo import rfc3339
@@ -55,7 +56,7 @@ from holdfast.repo.tree import (
     join_nodes,
 )
 from holdfast.repo.writer import Compression, WriteSetup, WriteTotals
-from holdfast.sources.path.confine import ConfinedTree
+from holdfast.sources.path.confine import ConfinedTree, check_within
 from holdfast.sources.path.ladder import StableView, Wish, stable_view
 from holdfast.sources.path.metadata import OwnerNames, node_from_stat, read_xattrs
 from holdfast.sources.path.selection import Selection
@@ -73,9 +74,15 @@ class BackupRequest:
     `paths` are absolute or relative; `parent` is a snapshot id, ``""`` to choose the
     newest of the same host and paths, or None to read everything. `workers` is 0 to work
     inside this process.
+
+    `stored_as` is what a single path is called in the snapshot, where it is not what it is
+    called here. `within` is a directory, as the kernel names it, that everything which is
+    read must lie in, also where somebody plants symbolic links meanwhile.
     """
 
     paths: tuple[bytes, ...]
+    stored_as: bytes = b""
+    within: bytes = b""
     selection: Selection = field(default_factory=Selection)
     tags: tuple[str, ...] = ()
     hostname: str = ""
@@ -94,7 +101,11 @@ class BackupRequest:
 
 @dataclass(frozen=True, slots=True)
 class BackupResult:
-    """What a backup made. `snapshot` is None for a dry run."""
+    """What a backup made. `snapshot` is None for a dry run.
+
+    `packs` and `indexes` are the ids of the packs and index files that this run wrote,
+    `captured_ns` is when it began to read.
+    """
 
     snapshot: Snapshot | None
     counts: Counts
@@ -102,6 +113,10 @@ class BackupResult:
     findings: tuple[Finding, ...]
     parent: str | None
     seconds: float
+    consistency: Consistency
+    packs: tuple[bytes, ...] = ()
+    indexes: tuple[str, ...] = ()
+    captured_ns: int = 0
 
 
 @dataclass(slots=True)
@@ -126,10 +141,12 @@ def backup(
 ) -> BackupResult:
     """Make one snapshot of `request.paths` and return what it holds.
 
-    Raises `SourceVanished` where a path is not there; a file that cannot be read is a
-    finding and the snapshot is made without it.
+    Raises `SourceVanished` where a path is not there, and `PathEscapes` where it leads
+    outside `within`; a file that cannot be read is a finding and the snapshot is made
+    without it.
     """
     paths = _absolute(request.paths)
+    names = (_stored_name(request),) if request.stored_as else paths
     started_ns = time.time_ns()
     with WriteSession(
         repository,
@@ -139,12 +156,13 @@ def backup(
         wait_seconds=request.wait_for_lock_seconds,
     ) as session:
         hostname = request.hostname or socket.gethostname()
-        parent = _choose_parent(repository, request.parent, hostname, paths)
+        parent = _choose_parent(repository, request.parent, hostname, names)
         run = _Run(
             repository,
             session,
             request,
             paths=paths,
+            names=names,
             parent=parent,
             started_ns=started_ns,
             report=report,
@@ -167,6 +185,15 @@ def _absolute(paths: tuple[bytes, ...]) -> tuple[bytes, ...]:
     # A path inside another one is part of it already.
     inner = {path for other in absolute for path in _inside(other, absolute)}
     return tuple(path for path in absolute if path not in inner)
+
+
+def _stored_name(request: BackupRequest) -> bytes:
+    name = request.stored_as
+    if len(request.paths) != 1:
+        raise UsageError("only a single path can be stored under another name")
+    if not name.startswith(b"/") or os.path.normpath(name) != name or name.startswith(b"//"):
+        raise UsageError(f"{printable(name)} cannot be the name of a path in a snapshot")
+    return name
 
 
 def _inside(path: bytes, others: Iterable[bytes]) -> list[bytes]:
@@ -193,7 +220,8 @@ def _choose_parent(
 def _view_of_link(path: bytes) -> StableView:
     """A link that a person named is stored as the link it is, which is read in one go."""
     above, name = os.path.split(path)
-    return StableView(os.path.join(os.path.realpath(above), name), Consistency.PER_FILE, ())
+    link = os.path.join(os.path.realpath(above), name)
+    return StableView(link, Consistency.PER_FILE, (), link)
 
 
 class _Run:
@@ -206,12 +234,14 @@ class _Run:
         request: BackupRequest,
         *,
         paths: tuple[bytes, ...],
+        names: tuple[bytes, ...],
         parent: Snapshot | None,
         started_ns: int,
         report: Report,
     ) -> None:
         self._repository, self._session, self._request = repository, session, request
         self._paths, self._parent, self._started_ns = paths, parent, started_ns
+        self._names, self._packs, self._grade = names, set[bytes](), Consistency.FROZEN
         self._report, self._reported = report, 0.0
         self._counts, self._added = Counts(), WriteTotals()
         self._findings: list[Finding] = list(session.index.findings)
@@ -229,13 +259,17 @@ class _Run:
         request = self._request
         with ExitStack() as stack:
             for path in self._paths:
-                if os.path.islink(path):
+                # Who confines the run has followed links already; one here is a trap.
+                if os.path.islink(path) and not request.within:
                     view = _view_of_link(path)
                 else:
                     view = stack.enter_context(stable_view(path, request.wish))
+                if request.within:
+                    check_within(view.source, request.within)
                 self._views.append(view)
                 self._findings.extend(view.findings)
             roots, devices = self._roots()
+            within = self._within(roots)
             settled = 0
             if self._parent is not None:
                 begin = self._parent.summary.get("backup_start")
@@ -252,8 +286,11 @@ class _Run:
                 one_file_system=request.one_file_system,
                 with_atime=request.with_atime,
                 ignore_inode=request.ignore_inode,
+                within=within,
             )
-            self._confined = [ConfinedTree(root) for root in roots]
+            self._confined = [
+                ConfinedTree(root, within=limit) for root, limit in zip(roots, within, strict=True)
+            ]
             workers = request.workers if self._repository.store.shareable else 0
             pool = Pool(workers, setup, fork=self._repository.store.fork_safe)
             with pool:
@@ -273,6 +310,10 @@ class _Run:
             tuple(self._findings),
             self._parent.id if self._parent else None,
             seconds,
+            self._grade,
+            tuple(sorted(self._packs)),
+            tuple(self._session.indexes),
+            self._started_ns,
         )
 
     def _write_setup(self) -> WriteSetup:
@@ -299,6 +340,14 @@ class _Run:
             )
         return tuple(roots), tuple(devices)
 
+    def _within(self, roots: tuple[bytes, ...]) -> tuple[bytes, ...]:
+        """The directory that each root must lie in; a view elsewhere must be just itself."""
+        limit = self._request.within
+        return tuple(
+            b"" if not limit else limit if view.path == view.source else root
+            for root, view in zip(roots, self._views, strict=True)
+        )
+
     @staticmethod
     def _is_root(view: StableView) -> bool:
         path = os.fsencode(view.path)
@@ -308,7 +357,7 @@ class _Run:
         """Make the directories that lead to the paths, and a first task for each path."""
         top = _Directory(0, b"/", None, parent_tree=self._parent_root())
         known = {b"/": top}
-        for number, (path, view) in enumerate(zip(self._paths, self._views, strict=True)):
+        for number, (path, view) in enumerate(zip(self._names, self._views, strict=True)):
             above = os.path.dirname(path)
             if path == b"/":
                 self._add_scan(top, ScanDirectory(number, b"", top.parent_tree, topmost=True))
@@ -329,7 +378,11 @@ class _Run:
             return known[path]
         above = self._virtual(os.path.dirname(path), known)
         name = os.path.basename(path)
-        text = self._directory_text(name, path, path)
+        if self._names == self._paths:
+            text = self._directory_text(name, path, path)
+        else:
+            # What has that name on this machine, if anything, has nothing to do with it.
+            text = encode_node(Node(name, NodeType.DIRECTORY, mode=0o755))[:-1]
         directory = _Directory(
             0, path, above, name, text, parent_tree=self._old_subtree(above.parent_tree, name)
         )
@@ -353,7 +406,7 @@ class _Run:
     def _add_root(self, above: _Directory, number: int, name: bytes) -> None:
         old = self._old_subtree(above.parent_tree, name)
         read_from = os.fsencode(self._views[number].path)
-        text = self._directory_text(name, read_from, self._paths[number])
+        text = self._directory_text(name, read_from, self._names[number])
         directory = _Directory(number, b"", above, name, text, parent_tree=old)
         above.pending += 1
         self._add_scan(directory, ScanDirectory(number, b"", old))
@@ -412,6 +465,7 @@ class _Run:
     def _take(self, answer: Answer) -> None:
         if not self._request.dry_run:
             self._session.take(answer.stored)
+            self._packs.update(pack.id for pack in answer.stored)
         self._added.include(answer.totals)
         self._counts.include(answer.counts)
         self._findings.extend(answer.findings)
@@ -582,9 +636,10 @@ class _Run:
         grade = functools.reduce(Consistency.worst, (view.grade for view in self._views))
         if any(finding.code == "file_torn" for finding in self._findings):
             grade = Consistency.TORN
+        self._grade = grade
         manifest = Manifest(
             kind=SourceKind.PATH,
-            source={f"path-{n}": os.fsdecode(path) for n, path in enumerate(self._paths)},
+            source={f"path-{n}": os.fsdecode(path) for n, path in enumerate(self._names)},
             created=datetime.fromtimestamp(self._started_ns / 1e9, UTC),
             consistency=grade,
             findings=tuple(self._findings),
@@ -609,7 +664,7 @@ class _Run:
             return None
         point = RestorePoint(
             tree=tree,
-            paths=self._paths,
+            paths=self._names,
             hostname=hostname,
             started_ns=self._started_ns,
             counts=self._counts,

@@ -12,6 +12,7 @@ import os
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from holdfast.errors import Damaged, HoldfastError, SourceVanished
@@ -153,7 +154,8 @@ class BackupSetup:
 
     `settled_before_ns`: a file changed later than this is read again even when it looks
     as it did, because a store through a memory map, or a second change within one tick of
-    the clock, leaves no trace in its metadata for a while.
+    the clock, leaves no trace in its metadata for a while. `within`: for each root a
+    directory that it must lie in when it is opened (see `ConfinedTree`), or nothing.
     """
 
     repository: Repository
@@ -165,6 +167,7 @@ class BackupSetup:
     one_file_system: bool = False
     with_atime: bool = False
     ignore_inode: bool = False
+    within: tuple[bytes, ...] = ()
     before_read: Callable[[bytes], None] | None = field(default=None)
 
     def __call__(self) -> BackupWorker:
@@ -179,7 +182,10 @@ class BackupWorker:
         self._selection = setup.selection
         self._writer = BlobWriter(setup.write)
         self._reader = BlobReader(setup.repository, setup.write.index)
-        self._trees = [ConfinedTree(root) for root in setup.roots]
+        self._trees = [
+            ConfinedTree(root, within=within)
+            for root, within in zip_longest(setup.roots, setup.within, fillvalue=b"")
+        ]
         self._owners = OwnerNames()
         self._chunker = Chunker()
         self._buffer = memoryview(bytearray(self._chunker.max_bytes + _READ_BYTES))

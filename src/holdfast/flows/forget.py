@@ -7,7 +7,7 @@ never runs. A snapshot whose record cannot be read is never forgotten by a rule.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -148,13 +148,28 @@ def forget(
     started = clock()
     if plan.repository_id != repository.config.id:
         raise Conflict("the plan is of another repository; plan again")
-    removed = plan.removed
-    if removed:
-        with repository.lock(
-            "forget", tolerates={PRUNE}, wait_seconds=wait_for_lock_seconds
-        ) as lock:
-            lock.keep()
-            for done, name in enumerate(removed, 1):
-                repository.remove(FileKind.SNAPSHOT, name)
-                report(Progress("forget", files_done=done, files_total=len(removed)))
+    removed = remove_records(
+        repository, plan.removed, report, wait_for_lock_seconds=wait_for_lock_seconds
+    )
     return ForgetResult(removed, plan.findings, clock() - started)
+
+
+def remove_records(
+    repository: Repository,
+    ids: Sequence[str],
+    report: Report = ignore_progress,
+    *,
+    wait_for_lock_seconds: float = 0.0,
+) -> tuple[str, ...]:
+    """Remove exactly these snapshots, by full id, also where a record cannot be read.
+
+    One that is gone already is no error.
+    """
+    if not ids:
+        return ()
+    with repository.lock("forget", tolerates={PRUNE}, wait_seconds=wait_for_lock_seconds) as lock:
+        lock.keep()
+        for done, name in enumerate(ids, 1):
+            repository.remove(FileKind.SNAPSHOT, name)
+            report(Progress("forget", files_done=done, files_total=len(ids)))
+    return tuple(ids)

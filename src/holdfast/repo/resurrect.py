@@ -21,6 +21,19 @@ def resurrect_marked(repository: Repository, snapshots: Iterable[Snapshot]) -> i
     """List as alive every marked pack that `snapshots` need; return how many there were."""
     index = repository.open_index()
     needed = _marked_packs_needed(BlobReader(repository, index), index, snapshots)
+    return _list_as_alive(repository, index, needed)
+
+
+def resurrect_packs(repository: Repository, packs: Iterable[bytes]) -> int:
+    """List as alive every one of `packs` that is marked; return how many there were."""
+    index = repository.open_index()
+    states: dict[bytes, bool] = {}
+    for pack, marked in index.packs():
+        states[pack] = states.get(pack, True) and marked is not None
+    return _list_as_alive(repository, index, {pack for pack in packs if states.get(pack)})
+
+
+def _list_as_alive(repository: Repository, index: BlobIndex, needed: set[bytes]) -> int:
     if not needed:
         return 0
     blobs: dict[bytes, list[PackedBlob]] = {pack: [] for pack in needed}

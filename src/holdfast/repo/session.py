@@ -13,14 +13,14 @@ from collections.abc import Iterable
 from contextlib import suppress
 from types import TracebackType
 
-from holdfast.errors import HoldfastError, RepositoryLocked, StoreError
+from holdfast.errors import HoldfastError, RepositoryLocked, StoreDenied, StoreError
 from holdfast.model.snapshot import Snapshot
 from holdfast.repo.indexfile import IndexedPack, encode_index
 from holdfast.repo.known import KnownBlobs
 from holdfast.repo.lock import BESIDE_PRUNE, PRUNE, Lock
 from holdfast.repo.pack import decode_header
 from holdfast.repo.repository import FileKind, Repository
-from holdfast.repo.resurrect import resurrect_marked
+from holdfast.repo.resurrect import resurrect_marked, resurrect_packs
 from holdfast.repo.writer import PACK_BYTES, Compression, StoredPack, WriteSetup
 
 _BLOBS_IN_INDEX_FILE = 50_000
@@ -47,6 +47,8 @@ class WriteSession:
         self._pending: list[IndexedPack] = []
         self._pending_blobs = 0
         self._index_written = time.monotonic()
+        self.indexes: list[str] = []
+        """The ids of the index files that this session has written."""
 
     def __enter__(self) -> WriteSession:
         self._lock.__enter__()
@@ -108,7 +110,9 @@ class WriteSession:
         if not self._pending:
             return
         self._refuse_if_lapsed()
-        source = bytes.fromhex(self.repository.save(FileKind.INDEX, encode_index(self._pending)))
+        name = self.repository.save(FileKind.INDEX, encode_index(self._pending))
+        self.indexes.append(name)
+        source = bytes.fromhex(name)
         # A prune that replaces this file must be noticed like one that replaces an older one.
         self._sources |= {source}
         self._cache.add(self.index, source, self._pending)
@@ -126,7 +130,13 @@ class WriteSession:
         self._refuse_if_lapsed()
         snapshot = self.repository.save_snapshot(document)
         if self._marked_since():
-            resurrect_marked(self.repository, [snapshot])
+            try:
+                resurrect_marked(self.repository, [snapshot])
+            except StoreDenied:
+                # Who may only add cannot look what the snapshot needs: then everything that
+                # this session may have counted on counts as needed, until the next prune.
+                alive = {pack for pack, marked in self.index.packs() if marked is None}
+                resurrect_packs(self.repository, alive)
         return snapshot
 
     def _refuse_if_lapsed(self) -> None:

@@ -1,9 +1,12 @@
 """A store in a bucket: S3 and what speaks like it, Google Cloud Storage, Azure Blob.
 
 The only module that talks to obstore. An object is one upload with the condition "only if
-the name is free" (``If-None-Match: *``); nothing is uploaded in parts, replaced, or
-compared and swapped. obstore's own retries are off: one layer retries, `RetryingStore`,
-which also settles a create whose answer was lost.
+the name is free" (``If-None-Match: *``); nothing of a repository is uploaded in parts,
+replaced, or compared and swapped. obstore's own retries are off: one layer retries,
+`RetryingStore`, which also settles a create whose answer was lost.
+
+A stream (`CloudStore.create_stream`) is uploaded in parts, which take no condition: the name
+is looked up before. As it cannot be repeated as a whole, obstore repeats its parts.
 
 S3-compatible services exist that ignore that condition: Ceph 16 does in every bucket with
 versions or object lock. So an instance does not believe it before it has seen it: the
@@ -20,7 +23,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -64,6 +67,10 @@ _RACES = 5
 _RACE_PAUSE_SECONDS = 0.1
 _LIST_CHUNK = 1000
 _NO_RETRIES: RetryConfig = {"max_retries": 0}
+_PART_RETRIES: RetryConfig = {"max_retries": 5, "retry_timeout": timedelta(minutes=5)}
+# S3 takes 10 000 parts; a stream of unknown length may have 320 GB with parts of this size.
+_PARTS, _PART_BYTES, _LARGEST_PART_BYTES = 9_000, 32 << 20, 512 << 20
+_PARTS_AT_ONCE = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +141,36 @@ class CloudStore:
                     self._create_and_prove(key, data)
                     return
         self._create(key, data)
+
+    def create_stream(
+        self, key: str, chunks: Iterable[Buffer], *, size_bytes: int | None = None
+    ) -> int:
+        """As `StreamingStore` says; some parts of 32 MiB and more are in memory at once."""
+        check_key(key)
+        self._check_process()
+        part_bytes = max(_PART_BYTES, -(-(size_bytes or 0) // _PARTS))
+        if part_bytes > _LARGEST_PART_BYTES:
+            raise UsageError(f"{key} would be too large for one object in a cloud.")
+        try:
+            self._size(key, f"write {key}")
+        except ObjectNotFound:
+            pass
+        else:
+            raise ObjectExists(f"{key} exists already in {self.location}.")
+        streamed = _Streamed(chunks)
+        try:
+            _open(self._place, self._options, {}, _PART_RETRIES).put(
+                key,
+                streamed,
+                use_multipart=True,
+                chunk_size=part_bytes,
+                max_concurrency=_PARTS_AT_ONCE,
+            )
+        except Exception as error:
+            if streamed.failure is not None:
+                raise streamed.failure from None
+            raise self._translated(error, f"write {key}", key) from error
+        return streamed.size_bytes
 
     def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         check_key(key)
@@ -274,7 +311,35 @@ class CloudStore:
             )
 
 
-def _open(place: CloudPlace, options: StoreOptions, limits: ClientConfig) -> Client:
+class _Streamed:
+    """Counts what passes, and remembers what the source of a stream raised."""
+
+    def __init__(self, chunks: Iterable[Buffer]) -> None:
+        self._chunks = iter(chunks)
+        self.size_bytes = 0
+        self.failure: BaseException | None = None
+
+    def __iter__(self) -> _Streamed:
+        return self
+
+    def __next__(self) -> Buffer:
+        try:
+            chunk = next(self._chunks)
+        except StopIteration:
+            raise
+        except BaseException as error:
+            self.failure = error
+            raise
+        self.size_bytes += memoryview(chunk).nbytes
+        return chunk
+
+
+def _open(
+    place: CloudPlace,
+    options: StoreOptions,
+    limits: ClientConfig,
+    retries: RetryConfig = _NO_RETRIES,
+) -> Client:
     client: ClientConfig = {
         "connect_timeout": timedelta(seconds=options.connect_timeout_seconds),
         "timeout": timedelta(seconds=options.timeout_seconds),
@@ -284,13 +349,15 @@ def _open(place: CloudPlace, options: StoreOptions, limits: ClientConfig) -> Cli
     if options.ca_certificate is not None:
         client["root_certificate"] = options.ca_certificate
     if place.provider == "s3":
-        return _open_s3(place, options, client)
+        return _open_s3(place, options, client, retries)
     if place.provider == "gs":
-        return _open_google(place, options, client)
-    return _open_azure(place, options, client)
+        return _open_google(place, options, client, retries)
+    return _open_azure(place, options, client, retries)
 
 
-def _open_s3(place: CloudPlace, options: StoreOptions, client: ClientConfig) -> S3Store:
+def _open_s3(
+    place: CloudPlace, options: StoreOptions, client: ClientConfig, retries: RetryConfig
+) -> S3Store:
     from obstore.store import S3Store
 
     config: S3Config = {
@@ -320,7 +387,7 @@ def _open_s3(place: CloudPlace, options: StoreOptions, client: ClientConfig) -> 
         prefix=place.prefix or None,
         config=config,
         client_options=client,
-        retry_config=_NO_RETRIES,
+        retry_config=retries,
         credential_provider=credentials,
     )
 
@@ -340,7 +407,9 @@ def _given_credentials(options: StoreOptions) -> Callable[[], S3Credential] | No
     return lambda: credential
 
 
-def _open_google(place: CloudPlace, options: StoreOptions, client: ClientConfig) -> GCSStore:
+def _open_google(
+    place: CloudPlace, options: StoreOptions, client: ClientConfig, retries: RetryConfig
+) -> GCSStore:
     from obstore.store import GCSStore
 
     config: GCSConfig = {}
@@ -355,11 +424,13 @@ def _open_google(place: CloudPlace, options: StoreOptions, client: ClientConfig)
         prefix=place.prefix or None,
         config=config,
         client_options=client,
-        retry_config=_NO_RETRIES,
+        retry_config=retries,
     )
 
 
-def _open_azure(place: CloudPlace, options: StoreOptions, client: ClientConfig) -> AzureStore:
+def _open_azure(
+    place: CloudPlace, options: StoreOptions, client: ClientConfig, retries: RetryConfig
+) -> AzureStore:
     from obstore.store import AzureStore
 
     config: AzureConfig = {}
@@ -376,5 +447,5 @@ def _open_azure(place: CloudPlace, options: StoreOptions, client: ClientConfig) 
         prefix=place.prefix or None,
         config=config,
         client_options=client,
-        retry_config=_NO_RETRIES,
+        retry_config=retries,
     )

@@ -19,7 +19,7 @@ import os
 import random
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from holdfast.errors import (
     HoldfastError,
@@ -76,13 +76,23 @@ class LocalStore:
         return self._root
 
     def create(self, key: str, data: Buffer) -> None:
+        self.create_stream(key, (data,))
+
+    def create_stream(
+        self,
+        key: str,
+        chunks: Iterable[Buffer],
+        *,
+        size_bytes: int | None = None,  # noqa: ARG002 - a file needs no plan
+    ) -> int:
+        """As `StreamingStore` says; of two writers of one name exactly one returns."""
         check_key(key)
         final = self._path(key)
         directory, name = os.path.split(final)
         try:
             self._step("create")
             self._settle(directory)
-            self._write(directory, name, final, data)
+            return self._write(directory, name, final, chunks)
         except FileExistsError:
             raise ObjectExists(f"{key} exists already in {self._root}.") from None
         except OSError as error:
@@ -194,15 +204,18 @@ class LocalStore:
             _sync_directory(above)
         self._settled.add(directory)
 
-    def _write(self, directory: str, name: str, final: str, data: Buffer) -> None:
+    def _write(self, directory: str, name: str, final: str, chunks: Iterable[Buffer]) -> int:
         temporary, file = self._open_temporary(directory, name)
+        total = 0
         try:
             try:
                 self._step("temporary opened")
-                view = memoryview(data).cast("B")
-                written = 0
-                while written < len(view):
-                    written += os.write(file, view[written:])
+                for chunk in chunks:
+                    view = memoryview(chunk).cast("B")
+                    written = 0
+                    while written < len(view):
+                        written += os.write(file, view[written:])
+                    total += written
                 self._step("temporary written")
                 os.fsync(file)
             finally:
@@ -218,6 +231,7 @@ class LocalStore:
             self._step("temporary removed")
         _sync_directory(directory)
         self._step("name synced")
+        return total
 
     def _open_temporary(self, directory: str, name: str) -> tuple[str, int]:
         while True:

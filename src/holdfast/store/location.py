@@ -2,17 +2,18 @@
 
 A location is a path, ``local:path``, ``s3://bucket/prefix``, ``gs://bucket/prefix`` or
 ``az://container/prefix``, or one as restic writes it: ``s3:https://host:port/bucket/prefix``,
-``s3:host/bucket/prefix``, ``gs:bucket:/prefix``, ``azure:container:/prefix``. (restic reads
-``s3://host/bucket``; here what follows ``s3://`` is the bucket, as everywhere else.)
+``s3:host/bucket/prefix``, ``gs:bucket:/prefix``, ``azure:container:/prefix``,
+``rest:https://host:port/path/``. (restic reads ``s3://host/bucket``; here what follows
+``s3://`` is the bucket, as everywhere else.)
 
 Credentials never stand in a location. What the options leave open comes from the
 environment: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION or
 AWS_DEFAULT_REGION, AWS_ENDPOINT_URL; GOOGLE_APPLICATION_CREDENTIALS;
 AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ACCOUNT_KEY and AZURE_STORAGE_SAS_TOKEN, or
-restic's AZURE_ACCOUNT_NAME, AZURE_ACCOUNT_KEY and AZURE_ACCOUNT_SAS. Other means, such as
-a machine's own role, are those of obstore.
+restic's AZURE_ACCOUNT_NAME, AZURE_ACCOUNT_KEY and AZURE_ACCOUNT_SAS; RESTIC_REST_USERNAME
+and RESTIC_REST_PASSWORD. Other means, such as a machine's own role, are those of obstore.
 
-Opening makes no request. The cloud client is imported only when a cloud store is opened.
+Opening makes no request. The client of a kind is imported only when such a store is opened.
 """
 
 from __future__ import annotations
@@ -34,12 +35,16 @@ if TYPE_CHECKING:
     from holdfast.store.cloud import CloudPlace
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+]+):")
-_OTHERS = frozenset({"sftp", "rest", "rclone", "b2", "swift", "http", "https", "ftp", "file"})
+_OTHERS = frozenset({"sftp", "rclone", "b2", "swift", "http", "https", "ftp", "file"})
 _USER = re.compile(r"(?:(?<=//)|(?<=^s3:))[^/]*@")
+_REST = "rest:"
 _AWS_REGION = re.compile(
     r"(?:.*\.)?s3[.-](?:dualstack\.)?([a-z]{2}(?:-[a-z]+)+-\d)\.amazonaws\.com"
 )
-_FORMS = "Write a path, s3://bucket/prefix, s3:https://host/bucket/prefix, gs://... or az://..."
+_FORMS = (
+    "Write a path, s3://bucket/prefix, s3:https://host/bucket/prefix, gs://..., az://... or "
+    "rest:https://host/path/."
+)
 
 
 def open_store(
@@ -50,7 +55,7 @@ def open_store(
     report_finding: Callable[[Finding], None] = lambda _finding: None,
     environment: Mapping[str, str] = os.environ,
 ) -> ObjectStore:
-    """Open the store at `location`; one in a cloud comes wrapped in `RetryingStore`.
+    """Open the store at `location`; one behind a network comes wrapped in `RetryingStore`.
 
     Both reports may be called from any thread that uses the store. Raises `UsageError`
     for a location or options that cannot be meant.
@@ -60,9 +65,14 @@ def open_store(
         from holdfast.store.local import LocalStore
 
         return LocalStore(path)
+    options = _completed(options or StoreOptions(), environment)
+    if location.startswith(_REST):
+        from holdfast.store.rest import RestStore
+
+        server = RestStore(location[len(_REST) :], options)
+        return RetryingStore(server, attempts=options.attempts, report=report_retry)
     from holdfast.store.cloud import CloudStore
 
-    options = _completed(options or StoreOptions(), environment)
     place = _place(location, options, environment)
     if place.provider == "s3" and options.region is None and place.endpoint_url is not None:
         options = replace(options, region=_region_of(place.endpoint_url))
@@ -71,7 +81,7 @@ def open_store(
 
 
 def local_path(location: str) -> str | None:
-    """The path that `location` names, or None where it names a cloud."""
+    """The path that `location` names, or None where it names a cloud or a server."""
     if not location:
         raise UsageError(f"The location is empty. {_FORMS}")
     scheme = _SCHEME.match(location)
@@ -79,7 +89,7 @@ def local_path(location: str) -> str | None:
         return location
     if scheme[1] == "local":
         return location[len("local:") :]
-    if scheme[1] in ("s3", "gs", "az", "azure"):
+    if scheme[1] in ("s3", "gs", "az", "azure", "rest"):
         return None
     if scheme[1] in _OTHERS or location[scheme.end() :].startswith("//"):
         raise UsageError(
@@ -182,6 +192,12 @@ def _completed(options: StoreOptions, environment: Mapping[str, str]) -> StoreOp
             or environment.get("AZURE_ACCOUNT_KEY"),
             azure_sas_token=environment.get("AZURE_STORAGE_SAS_TOKEN")
             or environment.get("AZURE_ACCOUNT_SAS"),
+        )
+    if options.rest_username is None and options.rest_password is None:
+        completed = replace(
+            completed,
+            rest_username=environment.get("RESTIC_REST_USERNAME") or None,
+            rest_password=environment.get("RESTIC_REST_PASSWORD") or None,
         )
     return completed
 

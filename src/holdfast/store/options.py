@@ -40,6 +40,9 @@ class StoreOptions:
     azure_account_key: str | None = field(default=None, repr=False)
     azure_sas_token: str | None = field(default=None, repr=False)
 
+    rest_username: str | None = None
+    rest_password: str | None = field(default=None, repr=False)
+
     connect_timeout_seconds: float = 10.0
     timeout_seconds: float = 300.0
     stall_timeout_seconds: float = 60.0

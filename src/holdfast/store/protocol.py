@@ -7,7 +7,7 @@ beginning of another one's path: where ``data/x`` is, there is no object ``data`
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -88,4 +88,27 @@ class ObjectStore(Protocol):
 
     def close(self) -> None:
         """Give back connections and threads; the store is not used afterwards."""
+        ...
+
+
+@runtime_checkable
+class StreamingStore(Protocol):
+    """A store that also takes one object of any size as a stream, in bounded memory.
+
+    Beyond `ObjectStore`, which repositories need and nothing more of; an implementation is
+    usually both.
+    """
+
+    def create_stream(
+        self, key: str, chunks: Iterable[Buffer], *, size_bytes: int | None = None
+    ) -> int:
+        """Store the concatenation of `chunks` under `key` and return its size in bytes.
+
+        Atomic and durable as `ObjectStore.create`: until it returns, and where `chunks`
+        raises, nothing is to be seen under `key`. `size_bytes` is how much about is to come,
+        where that is known. `ObjectExists` where the name is taken; of two that write the
+        same name at the same moment a cloud may let both return, and keeps one of them whole.
+        It is never repeated by itself, as `chunks` is read once. What `chunks` raises is
+        raised.
+        """
         ...

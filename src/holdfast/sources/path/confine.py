@@ -33,6 +33,16 @@ def check_name(name: bytes) -> None:
         raise PathEscapes(message)
 
 
+def check_within(path: bytes, directory: bytes) -> None:
+    """Raise PathEscapes unless a path without links is `directory` or lies in it."""
+    if path != directory and not path.startswith(directory.rstrip(b"/") + b"/"):
+        message = (
+            f"{printable(path)} lies outside {printable(directory)}, which a symbolic link on"
+            " the way leads to; name a path that stays inside"
+        )
+        raise PathEscapes(message)
+
+
 def join(parent: bytes, name: bytes) -> bytes:
     """The path of an entry relative to the root; the root itself is ``b""``."""
     return parent + b"/" + name if parent else name
@@ -46,12 +56,22 @@ def via_proc(fd: int, name: bytes = b"") -> bytes:
 class ConfinedTree:
     """Descriptors of directories at or below a root; paths are relative, bytes, no ``..``."""
 
-    def __init__(self, root: bytes, keep_open: int = 256) -> None:
-        """Open `root`; raises OSError when it is not a directory. Keeps few files open."""
+    def __init__(self, root: bytes, keep_open: int = 256, *, within: bytes = b"") -> None:
+        """Open `root`; raises OSError when it is not a directory. Keeps few files open.
+
+        `within`: a directory, as the kernel names it, that the root must be or lie in, also
+        where somebody plants symbolic links meanwhile; otherwise PathEscapes.
+        """
         self.root = root
         self._keep_open = max(keep_open, 2)
         self._open: dict[bytes, int] = {}
         self._root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        if within:
+            try:
+                check_within(os.readlink(via_proc(self._root_fd)), within)
+            except BaseException:
+                self.close()
+                raise
 
     def close(self) -> None:
         for fd in self._open.values():

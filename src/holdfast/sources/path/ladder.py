@@ -51,11 +51,13 @@ class StableView:
 
     `grade` is what the view itself gives: a reader that finds a file changing in a
     `PER_FILE` view must lower the grade to torn. Device numbers differ from the live path's.
+    `source` is what the view shows: the path with every symbolic link resolved.
     """
 
     path: bytes
     grade: Consistency
     findings: tuple[Finding, ...] = ()
+    source: bytes = b""
 
 
 @contextmanager
@@ -86,7 +88,7 @@ def stable_view(
                 leave_out=VIEW_PREFIX, only=only
             )
             copy = staging if only is None else os.path.join(staging, only)
-            yield StableView(copy, Consistency.PER_FILE, tally.findings())
+            yield StableView(copy, Consistency.PER_FILE, tally.findings(), real)
         return
     name = subvolume = before = None
     if wish is not Wish.LIVE:
@@ -105,12 +107,12 @@ def stable_view(
         if name is None and reason:
             tally.add("snapshot_refused", f"{reason}; it is read live", real)
     if subvolume is None or name is None or before is None:
-        yield StableView(real, Consistency.PER_FILE, tally.findings())
+        yield StableView(real, Consistency.PER_FILE, tally.findings(), real)
         return
     with _snapshot(subvolume, name, before) as root:
         _note_missing(subvolume, real, tally)
         view = os.path.normpath(os.path.join(root, os.path.relpath(real, subvolume)))
-        yield StableView(view, Consistency.ATOMIC, tally.findings())
+        yield StableView(view, Consistency.ATOMIC, tally.findings(), real)
 
 
 def _snapshotable(base: bytes) -> tuple[bytes | None, str]:

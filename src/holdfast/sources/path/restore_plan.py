@@ -33,7 +33,8 @@ class RestoreOptions:
     """How a restore treats its target.
 
     `in_place` allows a root that holds entries; `overwrite` says which of them may be
-    replaced; `delete_extra` allows those to be deleted that the snapshot has not.
+    replaced; `delete_extra` allows those to be deleted that the snapshot has not. `within`
+    is a directory, as the kernel names it, that the root must lie in; empty is anywhere.
     """
 
     in_place: bool = False
@@ -41,6 +42,7 @@ class RestoreOptions:
     delete_extra: bool = False
     owner: bool = True
     xattrs: bool = True
+    within: bytes = b""
 
     def __post_init__(self) -> None:
         if self.delete_extra and not self.in_place:

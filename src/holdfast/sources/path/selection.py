@@ -50,6 +50,10 @@ class Selection:
         """The patterns, as the snapshot records them."""
         return self.exclude
 
+    def __getstate__(self) -> dict[str, object]:
+        """The rules without their matchers, which no process can send to another."""
+        return {name: value for name, value in self.__dict__.items() if name != "_filter"}
+
     @functools.cached_property
     def _filter(self) -> PathFilter:
         return PathFilter(

@@ -32,10 +32,13 @@ SameContent = Callable[[int, Node], bool]
 """Does the file open for reading hold exactly the node's content? Need not close it."""
 
 
-def open_root(root: bytes) -> ConfinedTree:
-    """The tree at an existing directory. Raises TargetError when it is none."""
+def open_root(root: bytes, within: bytes = b"") -> ConfinedTree:
+    """The tree at an existing directory. Raises TargetError when it is none.
+
+    PathEscapes where it does not lie `within` that directory, if one is given.
+    """
     try:
-        return ConfinedTree(root)
+        return ConfinedTree(root, within=within)
     except OSError as error:
         raise TargetError(
             f"{printable(root)} cannot be used as a directory: {error.strerror}"

@@ -98,7 +98,7 @@ class RestoreTarget:
         self._folds_case: dict[int, bool] = {}
         self._tree: ConfinedTree | None = None
         if os.path.lexists(self.root):
-            self._tree = open_root(self.root)
+            self._tree = open_root(self.root, self.options.within)
 
     def close(self) -> None:
         if self._tree is not None:
@@ -133,7 +133,7 @@ class RestoreTarget:
                 raise TargetError(
                     f"{printable(self.root)} cannot be made: {error.strerror}"
                 ) from error
-            self._tree = open_root(self.root)
+            self._tree = open_root(self.root, self.options.within)
         elif not self.options.in_place:
             refuse_entries(self.tree)
         room = os.statvfs(self.root)
