@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import pytest
 import radosgw as gateway
 
+pytest_plugins = ("control_database", "control_world", "api_fixture")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Options of the crash tests; they can only be declared here."""

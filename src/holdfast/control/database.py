@@ -1,7 +1,9 @@
 """The database: SQLite or PostgreSQL behind the same two kinds of transaction.
 
 A write transaction takes SQLite's one write lock at its beginning, because upgrading a
-read later is what "database is locked" comes from. On PostgreSQL transactions are READ
+read later is what "database is locked" comes from. The threads of a process wait for it in
+a queue of their own: SQLite would let each one sleep and look again, up to a tenth of a
+second at a time and the unlucky ones for seconds. On PostgreSQL transactions are READ
 COMMITTED, and code that decides on what it read locks the rows (`with_for_update`).
 Commit is durable on both when it returns.
 """
@@ -10,8 +12,9 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
@@ -37,6 +40,7 @@ class Database:
         writing = self.engine.execution_options(holdfast_write=True)
         self._reads = sessionmaker(self.engine, expire_on_commit=False)
         self._writes = sessionmaker(writing, expire_on_commit=False)
+        self._turn = _Turn() if self.is_sqlite else nullcontext()
 
     @property
     def is_sqlite(self) -> bool:
@@ -51,7 +55,7 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[Tx]:
         """A transaction that is committed, durably, unless the block raises."""
-        with _translated(), self._writes() as session, session.begin():
+        with _translated(), self._turn, self._writes() as session, session.begin():
             yield session
 
     def transact(self, act: Callable[[Tx], _T]) -> _T:
@@ -71,6 +75,23 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
+
+
+class _Turn:
+    """One write transaction of this process at a time; the others wait as long as SQLite would."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(timeout=_SQLITE_BUSY_SECONDS):
+            raise DatabaseUnavailable(
+                f"Others were writing to the database for {_SQLITE_BUSY_SECONDS} seconds. "
+                "Nothing was changed; try again."
+            )
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
 
 
 def _checked(url: str) -> str:

@@ -68,6 +68,15 @@ class Principal:
                 "account, or use a token that carries it."
             )
 
+    def require_everywhere(self, right: Right) -> None:
+        """Raise `Forbidden` unless this right is held for the whole account."""
+        self.require(right)
+        if self.kinds or self.resources:
+            raise Forbidden(
+                "This concerns the whole account, and the token is limited to parts of it; "
+                "use one that is not."
+            )
+
     def require_operator(self) -> None:
         """Raise `Forbidden` unless this is an operator who may administer."""
         if not self.operator:

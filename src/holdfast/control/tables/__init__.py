@@ -1,6 +1,6 @@
 """The tables of the control plane, one noun in each file; all share one `Base`."""
 
-from holdfast.control.tables.account import Account, Member, SignIn, Token, User
+from holdfast.control.tables.account import Account, Member, SignIn, SignInFailure, Token, User
 from holdfast.control.tables.base import Base
 from holdfast.control.tables.catalog import Hold, Restore, Schedule, Snapshot, Source
 from holdfast.control.tables.fleet import Host, Region, Repository
@@ -35,6 +35,7 @@ __all__ = [
     "Restore",
     "Schedule",
     "SignIn",
+    "SignInFailure",
     "Snapshot",
     "Source",
     "Token",

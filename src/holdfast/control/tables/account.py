@@ -16,7 +16,8 @@ class Account(Base):
     `profile`: legal_name, address, country, currency (USD, EUR, INR), contact, email.
     Quotas are None where there is no limit. `balance_femto` is the sum of its ledger, in
     1e-15 of a currency unit, kept in two parts (see `tables.money`) that only the ledger
-    changes. `prepaid`: whether running out of credit has consequences.
+    changes. `prepaid`: whether running out of credit has consequences. From `closed_at` on
+    no work is given out for it.
     """
 
     __tablename__ = "accounts"
@@ -37,6 +38,7 @@ class Account(Base):
     low_credit_micro: Mapped[Number] = mapped_column(default=5_000_000)
     credit_state: Mapped[str] = mapped_column(String(16), default="good")
     credit_state_since: Mapped[datetime | None] = mapped_column(UtcTime)
+    closed_at: Mapped[datetime | None] = mapped_column(UtcTime)
 
 
 class User(Base):
@@ -48,7 +50,21 @@ class User(Base):
     email: Mapped[str] = mapped_column(String(254), unique=True)
     password_hash: Mapped[str] = mapped_column(String(200))
     created_at: Mapped[Time]
-    failed_sign_ins: Mapped[int] = mapped_column(default=0)
+
+
+class SignInFailure(Base):
+    """Failed sign-ins in a row for one e-mail address, or from one network address.
+
+    `subject` is ``email:<sha256>``, whether or not anybody has that address, or
+    ``address:<address>``. A sign-in counts as failed until it has succeeded.
+    """
+
+    __tablename__ = "sign_in_failures"
+    __table_args__ = (Index(None, "last_at"),)
+
+    subject: Mapped[str] = mapped_column(String(80), primary_key=True)
+    failures: Mapped[int]
+    last_at: Mapped[Time]
     blocked_until: Mapped[datetime | None] = mapped_column(UtcTime)
 
 

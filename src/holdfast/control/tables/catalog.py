@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import BigInteger, ForeignKey, Index, String, Text
+from sqlalchemy import BigInteger, ForeignKey, Index, String, Text, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from holdfast.control.tables.base import Base, Id, Json, JsonList, NewId, Time, UtcTime
@@ -18,7 +18,10 @@ class Source(Base):
     """
 
     __tablename__ = "sources"
-    __table_args__ = (Index(None, "account_id", "created_at", "id"), Index(None, "host_id"))
+    __table_args__ = (
+        Index(None, "account_id", "created_at", "id"),
+        Index(None, "host_id", "created_at", "id"),
+    )
 
     id: Mapped[NewId]
     account_id: Mapped[str] = mapped_column(ForeignKey("accounts.id"))
@@ -37,7 +40,8 @@ class Schedule(Base):
 
     Exactly one of `interval_hours`, `cron`. `retention` holds the fields of
     `model.retention.RetentionPolicy`. Every slot up to `settled_until` has its row in
-    `snapshots`; `due_at` is the next slot, None while paused.
+    `snapshots`; `due_at` is the next slot, None while paused. At `retention_due_at` the next
+    point may become too old; None when no point will without a new run.
     """
 
     __tablename__ = "schedules"
@@ -45,6 +49,7 @@ class Schedule(Base):
         Index(None, "account_id", "created_at", "id"),
         Index(None, "source_id"),
         Index(None, "due_at"),
+        Index(None, "retention_due_at"),
     )
 
     id: Mapped[NewId]
@@ -64,6 +69,7 @@ class Schedule(Base):
     removed_at: Mapped[datetime | None] = mapped_column(UtcTime)
     settled_until: Mapped[Time]
     due_at: Mapped[datetime | None] = mapped_column(UtcTime)
+    retention_due_at: Mapped[datetime | None] = mapped_column(UtcTime)
 
 
 class Snapshot(Base):
@@ -74,17 +80,29 @@ class Snapshot(Base):
     repository; `manifest_ids` lists also those that failed attempts may have left. An
     expired or deleted one can be recovered until `purge_at`; at `purged_at` its data was
     gone. `trigger`: manual, schedule or catch-up; `slot_at` is the schedule's instant.
-    `kept_because` are retention's last reasons.
+    `kept_because` are retention's last reasons. The database itself allows one row for
+    each slot of a schedule.
     """
 
     __tablename__ = "snapshots"
     __table_args__ = (
         Index(None, "account_id", "created_at", "id"),
         Index(None, "account_id", "status", "created_at", "id"),
+        Index(None, "account_id", "name", "id"),
         Index(None, "source_id", "created_at", "id"),
-        Index(None, "schedule_id", "slot_at"),
+        Index(None, "schedule_id", "created_at", "id"),
+        Index(None, "host_id", "created_at", "id"),
+        Index("uq_snapshots_schedule_id_slot_at", "schedule_id", "slot_at", unique=True),
+        Index(None, "schedule_id", "status"),
         Index(None, "repository_id", "manifest_id"),
-        Index(None, "purge_at"),
+        Index(None, "repository_id", "finished_at"),
+        Index(None, "repository_id", "purged_at"),
+        Index(
+            "ix_snapshots_purge_at",
+            "purge_at",
+            sqlite_where=text("purged_at IS NULL"),
+            postgresql_where=text("purged_at IS NULL"),
+        ),
     )
 
     id: Mapped[NewId]
@@ -153,8 +171,8 @@ class Restore(Base):
     __tablename__ = "restores"
     __table_args__ = (
         Index(None, "account_id", "created_at", "id"),
-        Index(None, "snapshot_id"),
-        Index(None, "host_id", "created_at"),
+        Index(None, "snapshot_id", "created_at", "id"),
+        Index(None, "host_id", "created_at", "id"),
     )
 
     id: Mapped[NewId]

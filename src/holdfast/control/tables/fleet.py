@@ -41,6 +41,7 @@ class Repository(Base):
     pruned_at: Mapped[datetime | None] = mapped_column(UtcTime)
     verified_at: Mapped[datetime | None] = mapped_column(UtcTime)
     reconciled_at: Mapped[datetime | None] = mapped_column(UtcTime)
+    measured_at: Mapped[datetime | None] = mapped_column(UtcTime)
     verify_share: Mapped[Json] = mapped_column(default=dict)
 
 

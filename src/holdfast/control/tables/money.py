@@ -1,16 +1,16 @@
 """Money: prices, meters that stand, and the ledger, which only grows.
 
 Amounts are whole numbers of 1e-15 of a currency unit (femto), so that a rate with twelve
-decimals per GB and hour times a whole number of MB is exact. A sum of such numbers may
-exceed 64 bits; it is taken and kept in two parts, micro (1e-6, whole) and the rest in
-femto (0 to 1e9 - 1).
+decimals per GB and hour times a whole number of MB is exact. 10,000 units would exceed 64
+bits; an amount is therefore kept, and summed up, in two parts, micro (1e-6, whole, rounded
+down) and the rest in femto (0 to 1e9 - 1).
 """
 
 from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import ForeignKey, Index, String, Text, UniqueConstraint
+from sqlalchemy import ForeignKey, Index, String, Text, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from holdfast.control.tables.base import Base, Id, Json, NewId, Number, Sequence, Time, UtcTime
@@ -42,12 +42,23 @@ class Price(Base):
 class Meter(Base):
     """Something that costs by the hour: since when, how much of it, booked until when.
 
-    A change of quantity closes the meter (`until`) and opens another one, so that what
-    is due for any past hour can be said at any later time.
+    A change of quantity books what the meter is still owed, closes it (`until`) and opens
+    another one. So only an open meter is ever behind, and a thing has one at most.
     """
 
     __tablename__ = "meters"
-    __table_args__ = (Index(None, "account_id"), Index(None, "resource_id"), Index(None, "until"))
+    __table_args__ = (
+        Index(
+            "uq_meters_open",
+            "resource_id",
+            "what",
+            unique=True,
+            sqlite_where=text("until IS NULL"),
+            postgresql_where=text("until IS NULL"),
+        ),
+        Index(None, "account_id"),
+        Index(None, "resource_id"),
+    )
 
     id: Mapped[NewId]
     account_id: Mapped[str] = mapped_column(ForeignKey("accounts.id"))
@@ -64,14 +75,25 @@ class Meter(Base):
 class LedgerEntry(Base):
     """One line of an account's ledger; charges are negative, credit is positive.
 
-    For an hourly charge (resource_id, what, hour) is unique: no hour is booked twice.
+    `kind`: hourly, once (a transfer), credit or correction. `hour` is the beginning of the
+    hour that it belongs to, `at` when it was booked. For a charge (resource_id, what, hour)
+    is unique: no hour is booked twice. `labels` are the resource's at that time.
     """
 
     __tablename__ = "ledger"
     __table_args__ = (
-        UniqueConstraint("resource_id", "what", "hour"),
+        # The hour comes first: what is booked together then lies together.
+        UniqueConstraint("hour", "resource_id", "what"),
+        Index(
+            "uq_ledger_once",
+            "resource_id",
+            "what",
+            unique=True,
+            sqlite_where=text("kind = 'once'"),
+            postgresql_where=text("kind = 'once'"),
+        ),
         Index(None, "account_id", "hour", "id"),
-        Index(None, "account_id", "id"),
+        Index(None, "resource_id", "hour", "id"),
     )
 
     id: Mapped[int] = mapped_column(Sequence, primary_key=True, autoincrement=True)
@@ -81,10 +103,16 @@ class LedgerEntry(Base):
     what: Mapped[str | None] = mapped_column(String(32))
     resource_kind: Mapped[str | None] = mapped_column(String(32))
     resource_id: Mapped[Id | None]
-    hour: Mapped[datetime | None] = mapped_column(UtcTime)
+    hour: Mapped[Time]
     quantity_mb: Mapped[Number] = mapped_column(default=0)
     price_id: Mapped[Id | None]
     currency: Mapped[str] = mapped_column(String(3))
-    amount_femto: Mapped[Number]
+    amount_micro: Mapped[Number]
+    amount_rest_femto: Mapped[Number]
     note: Mapped[str] = mapped_column(Text, default="")
     labels: Mapped[Json] = mapped_column(default=dict)
+
+    @property
+    def amount_femto(self) -> int:
+        """The whole amount; in SQL it must be summed in its parts."""
+        return self.amount_micro * 1_000_000_000 + self.amount_rest_femto

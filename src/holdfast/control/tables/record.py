@@ -23,7 +23,10 @@ class AuditEntry(Base):
     """One change: who, from where, what, before, after. Rows are never changed or removed."""
 
     __tablename__ = "audit"
-    __table_args__ = (Index(None, "account_id", "id"),)
+    __table_args__ = (
+        Index(None, "account_id", "id"),
+        Index(None, "account_id", "subject_id", "id"),
+    )
 
     id: Mapped[int] = mapped_column(Sequence, primary_key=True, autoincrement=True)
     account_id: Mapped[Id]

@@ -39,9 +39,10 @@ class Job(Base):
         ),
         Index("uq_jobs_idempotency_key", "account_id", "idempotency_key", unique=True),
         Index(None, "account_id", "created_at", "id"),
+        Index(None, "account_id", "state", "created_at", "id"),
         Index(None, "state", "host_id", "not_before"),
         Index(None, "state", "lease_until"),
-        Index(None, "subject_id"),
+        Index(None, "subject_id", "created_at", "id"),
     )
 
     id: Mapped[NewId]

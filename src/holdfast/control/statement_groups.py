@@ -1,0 +1,218 @@
+"""How a statement's charges are put into groups: whose they are, and under which name.
+
+Every charge is in one group, and the groups' sum is the charges' sum; only by all labels
+at once does a resource count once for each of its labels.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from sqlalchemy import func, or_, select
+
+from holdfast.control.allocation import allocate
+from holdfast.control.database import Tx
+from holdfast.control.ledger import HOURLY
+from holdfast.control.tables import Host, LedgerEntry, Restore, Schedule, Snapshot, Source
+
+GROUPINGS: Final = ("resource", "label", "schedule", "snapshot")
+MANUAL: Final = "manual"
+UNLABELLED: Final = "(none)"
+
+Key = tuple[str, str, str, str]
+"""Group, what, kind, currency."""
+
+
+@dataclass(frozen=True, slots=True)
+class Booked:
+    """The month's charges for one resource and thing: their quantities and their sum."""
+
+    what: str
+    kind: str
+    currency: str
+    resource_kind: str
+    resource_id: str
+    labels: Mapping[str, str]
+    quantity_mb: int
+    femto: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What a charge for a snapshot or restore belongs to."""
+
+    source_id: str
+    schedule_id: str | None
+    snapshot_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Stay:
+    """A snapshot that was stored during the month, and what it weighs."""
+
+    run: _Run
+    weight: int
+
+
+class _Sums:
+    def __init__(self) -> None:
+        self.parts: dict[Key, tuple[int, int]] = {}
+
+    def add(self, group: str, booked: Booked, quantity: int, femto: int) -> None:
+        key = (group, booked.what, booked.kind, booked.currency)
+        before = self.parts.get(key, (0, 0))
+        self.parts[key] = (before[0] + quantity, before[1] + femto)
+
+
+def grouped(
+    tx: Tx,
+    account_id: str,
+    booked: Sequence[Booked],
+    *,
+    group_by: str,
+    label: str | None,
+    start: datetime,
+    end: datetime,
+) -> tuple[dict[str, str], dict[Key, tuple[int, int]]]:
+    """Names of groups, and the quantity and femto of each group's charges."""
+    sums = _Sums()
+    if group_by == "label":
+        for each in booked:
+            for group in _labelled(each.labels, label):
+                sums.add(group, each, each.quantity_mb, each.femto)
+        return {}, sums.parts
+    runs = _runs(tx, account_id, start, end)
+    if group_by == "resource":
+        for each in booked:
+            run = runs.get(each.resource_id)
+            sums.add(run.source_id if run else each.resource_id, each, each.quantity_mb, each.femto)
+        return _source_names(tx, account_id), sums.parts
+    stays = _stays(tx, account_id, start, _booked_end(tx, account_id, start, end))
+    names = _schedule_names(tx, account_id) if group_by == "schedule" else {}
+
+    def group_of(run: _Run) -> str:
+        return (run.schedule_id or MANUAL) if group_by == "schedule" else run.snapshot_id
+
+    for each in booked:
+        run = runs.get(each.resource_id)
+        there = stays.get(each.resource_id, ())
+        if run is not None:
+            sums.add(group_of(run), each, each.quantity_mb, each.femto)
+        elif each.kind == HOURLY and there:
+            weights = [stay.weight for stay in there]
+            for stay, quantity, femto in zip(
+                there,
+                allocate(each.quantity_mb, weights),
+                allocate(each.femto, weights),
+                strict=True,
+            ):
+                sums.add(group_of(stay.run), each, quantity, femto)
+        else:
+            sums.add(each.resource_id, each, each.quantity_mb, each.femto)
+    if group_by == "snapshot":
+        names = _snapshot_names(tx, account_id, start, end)
+    return names, sums.parts
+
+
+def _labelled(labels: Mapping[str, str], label: str | None) -> list[str]:
+    if label:
+        return [str(labels.get(label, UNLABELLED))]
+    return [f"{name}={value}" for name, value in sorted(labels.items())] or [UNLABELLED]
+
+
+def _runs(tx: Tx, account_id: str, start: datetime, end: datetime) -> dict[str, _Run]:
+    """Snapshots and restores that ended in the month, which is when they are booked."""
+    columns = (Snapshot.source_id, Snapshot.schedule_id, Snapshot.id)
+    ended = select(Snapshot.id, *columns).where(
+        Snapshot.account_id == account_id, Snapshot.finished_at >= start, Snapshot.finished_at < end
+    )
+    restored = (
+        select(Restore.id, *columns)
+        .join(Snapshot, Snapshot.id == Restore.snapshot_id)
+        .where(
+            Restore.account_id == account_id,
+            Restore.finished_at >= start,
+            Restore.finished_at < end,
+        )
+    )
+    return {
+        row_id: _Run(source_id, schedule_id, snapshot_id)
+        for statement in (ended, restored)
+        for row_id, source_id, schedule_id, snapshot_id in tx.execute(statement)
+    }
+
+
+def _stays(tx: Tx, account_id: str, start: datetime, end: datetime) -> dict[str, list[_Stay]]:
+    """By source: what was stored, weighed by its share of the repository and its seconds."""
+    found = select(
+        Snapshot.source_id,
+        Snapshot.schedule_id,
+        Snapshot.id,
+        Snapshot.share_bytes,
+        Snapshot.stored_bytes,
+        Snapshot.finished_at,
+        Snapshot.purged_at,
+    ).where(
+        Snapshot.account_id == account_id,
+        Snapshot.manifest_id.is_not(None),
+        Snapshot.finished_at < end,
+        or_(Snapshot.purged_at.is_(None), Snapshot.purged_at > start),
+    )
+    stays: dict[str, list[_Stay]] = defaultdict(list)
+    order = (Snapshot.finished_at, Snapshot.id)
+    for source_id, schedule_id, row_id, share, stored, finished, purged in tx.execute(
+        found.order_by(*order)
+    ):
+        assert finished is not None  # the condition above
+        # What was removed has no share any more; what it added is the nearest to it.
+        size = (stored if purged or share is None else share) or 0
+        seconds = (min(purged or end, end) - max(finished, start)).total_seconds()
+        stays[source_id].append(_Stay(_Run(source_id, schedule_id, row_id), size * int(seconds)))
+    return stays
+
+
+def _booked_end(tx: Tx, account_id: str, start: datetime, end: datetime) -> datetime:
+    """The end of the last hour of the month that is booked; in a month that lasts, about now."""
+    found = select(func.max(LedgerEntry.hour)).where(
+        LedgerEntry.account_id == account_id,
+        LedgerEntry.kind == HOURLY,
+        LedgerEntry.hour >= start,
+        LedgerEntry.hour < end,
+    )
+    last = tx.scalars(found).one()
+    return end if last is None else last + timedelta(hours=1)
+
+
+def _source_names(tx: Tx, account_id: str) -> dict[str, str]:
+    found = select(Source.id, Host.name, Source.path).join(Host, Host.id == Source.host_id)
+    rows = tx.execute(found.where(Source.account_id == account_id))
+    return {row_id: f"{host}:{path}" for row_id, host, path in rows}
+
+
+def _schedule_names(tx: Tx, account_id: str) -> dict[str, str]:
+    found = select(Schedule.id, Schedule.name, Host.name, Source.path)
+    found = found.join(Source, Source.id == Schedule.source_id)
+    found = found.join(Host, Host.id == Source.host_id)
+    rows = tx.execute(found.where(Schedule.account_id == account_id))
+    return {row_id: name or f"{host}:{path}" for row_id, name, host, path in rows}
+
+
+def _snapshot_names(tx: Tx, account_id: str, start: datetime, end: datetime) -> dict[str, str]:
+    found = select(Snapshot.id, Snapshot.name, Snapshot.captured_at, Source.path).join(
+        Source, Source.id == Snapshot.source_id
+    )
+    rows = tx.execute(
+        found.where(
+            Snapshot.account_id == account_id,
+            Snapshot.created_at < end,
+            or_(Snapshot.purged_at.is_(None), Snapshot.purged_at > start),
+        )
+    )
+    return {
+        row_id: name or f"{path} {captured:%Y-%m-%d %H:%M}" if captured else name or path
+        for row_id, name, captured, path in rows
+    }
