@@ -9,19 +9,34 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.demo import Differs, compare, inventory
+from holdfast.demo.narration import Differs
+from holdfast.demo.work_tree import compare, inventory
+
+ENGINE = ("First backup", "entries are the same", "all is right", "Next, with your own")
+INSTALLATION = (
+    "A rented machine",
+    "stored anew",
+    "does not exist any more",
+    "entries are the same",
+    "folder.zip",
+    "Everything came back as it was",
+)
 
 
-def test_the_demonstration(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "told"), [(["--engine"], ENGINE), ([], INSTALLATION)], ids=["engine", "whole"]
+)
+@pytest.mark.slow
+def test_the_demonstration(tmp_path: Path, arguments: list[str], told: tuple[str, ...]) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "holdfast.demo"],
+        [sys.executable, "-m", "holdfast.demo", *arguments],
         env={**os.environ, "TMPDIR": str(tmp_path)},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    for words in ("First backup", "entries are the same", "all is right", "Next, with your own"):
+    for words in told:
         assert words in done.stdout
     assert list(tmp_path.iterdir()) == []
 

@@ -7,7 +7,10 @@ import sys
 
 import pytest
 
-HEAVY = ("numpy", "typer", "rich", "obstore", "cryptography", "re2", "zstandard", "mfusepy")
+HEAVY = (
+    *("numpy", "typer", "rich", "obstore", "cryptography", "re2", "zstandard", "mfusepy"),
+    *("httpx", "uvicorn", "fastapi", "pydantic", "sqlalchemy", "structlog"),
+)
 
 
 def imported(code: str) -> set[str]:
@@ -36,6 +39,17 @@ def test_help_of_a_command_imports_no_engine(command: str) -> None:
     assert f"holdfast.cli.commands.{command}" in modules
     assert modules & set(HEAVY) == set()
     assert not [name for name in modules if name.startswith(("holdfast.repo", "holdfast.flows"))]
+
+
+@pytest.mark.parametrize("words", [["up"], ["host", "list"], ["agent", "run"], ["login"]])
+def test_help_of_a_command_of_a_server_imports_no_server(words: list[str]) -> None:
+    modules = imported(
+        f"from holdfast.cli.main import run\ntry: run([*{words!r}, '--help'])\n"
+        "except SystemExit: pass"
+    )
+    assert "holdfast.cli.parser" in modules
+    assert modules & set(HEAVY) == set()
+    assert not [name for name in modules if name.startswith(("holdfast.sdk.", "holdfast.serve."))]
 
 
 def test_listing_snapshots_needs_no_numbers_and_no_cloud() -> None:

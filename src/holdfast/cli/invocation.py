@@ -21,6 +21,7 @@ from holdfast.model.finding import Finding
 
 if TYPE_CHECKING:
     from holdfast.repo.repository import Repository
+    from holdfast.sdk.client import Client
     from holdfast.store.protocol import ObjectStore
     from holdfast.store.retry import Retry
 
@@ -95,6 +96,14 @@ class Invocation:
         wanted: int | None = getattr(self.options, "workers", None)
         return processors() if wanted is None else wanted
 
+    def client(self) -> Client:
+        """The server that this run is about."""
+        from holdfast.cli.server import find_server
+        from holdfast.sdk.client import Client
+
+        login = find_server(self.options.url, self.options.token_file, self.environment)
+        return Client(login.url, login.token)
+
     def open_store(self, location: str | None = None) -> ObjectStore:
         """The store at `location`, or of the repository that this run is about."""
         from holdfast.store.location import open_store
@@ -154,9 +163,9 @@ class Invocation:
         if self.options.yes:
             return
         if self.json or not (sys.stdin.isatty() and sys.stderr.isatty()):
+            look = "look at --dry-run, then " if hasattr(self.options, "dry_run") else ""
             raise UsageError(
-                "this removes something, and nobody is there to be asked: look at --dry-run, "
-                "then give --yes"
+                f"this removes something, and nobody is there to be asked: {look}give --yes"
             )
         self.progress.clear()
         for line in plan:

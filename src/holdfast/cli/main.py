@@ -19,9 +19,15 @@ from typing import NoReturn
 
 from holdfast import __version__
 from holdfast.cli import output, text
-from holdfast.cli.catalogue import COMMANDS, ENTRIES, Entry, verbs_of
+from holdfast.cli.catalogue import COMMANDS, ENTRIES, Entry, Speaks, verbs_of
 from holdfast.cli.invocation import Invocation, Outcome
-from holdfast.cli.parser import GLOBAL_VALUE_OPTIONS, Parser, add_global_options
+from holdfast.cli.parser import (
+    GLOBAL_VALUE_OPTIONS,
+    Parser,
+    add_global_options,
+    add_repository_options,
+    add_server_options,
+)
 from holdfast.cli.progress import ProgressScreen, Style
 from holdfast.errors import HoldfastError, Interrupted, UsageError
 from holdfast.model.finding import Finding
@@ -65,6 +71,10 @@ def parser_of(entry: Entry) -> Parser:
     """The complete parser of one command."""
     parser = Parser(f"holdfast {entry.name}", f"{entry.summary[0].upper()}{entry.summary[1:]}.")
     entry.load().configure(parser)
+    if entry.speaks is Speaks.REPOSITORY:
+        add_repository_options(parser)
+    elif entry.speaks is Speaks.SERVER:
+        add_server_options(parser)
     add_global_options(parser)
     return parser
 
@@ -133,17 +143,18 @@ def _without_command(arguments: list[str]) -> int:
 def overview() -> str:
     """The text of ``holdfast --help``."""
     lines = ["usage: holdfast [OPTIONS] COMMAND [ARGUMENTS]", ""]
-    lines.append("Snapshots and backups in an encrypted repository of restic's format.")
+    lines.append("Snapshots and backups in encrypted repositories of restic's format.")
     group = ""
     for entry in ENTRIES:
         if entry.group != group:
             group = entry.group
             lines += ["", f"{group}:"]
-        lines.append(f"  {entry.name:18}{entry.summary}")
+        lines.append(f"  {entry.name:21}{entry.summary}")
     lines += [
         "",
         "`holdfast COMMAND --help` has the options of a command, `holdfast --version` the version.",
-        "HOLDFAST_REPOSITORY names the repository and HOLDFAST_PASSWORD_FILE its password.",
+        "HOLDFAST_REPOSITORY names the repository and HOLDFAST_PASSWORD_FILE its password;",
+        "HOLDFAST_URL and HOLDFAST_TOKEN, or `holdfast login`, name the server.",
     ]
     return "\n".join(lines)
 

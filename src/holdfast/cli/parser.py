@@ -26,9 +26,11 @@ GLOBAL_VALUE_OPTIONS = frozenset(
         "--wait-for-lock",
         "--limit-upload",
         "--limit-download",
+        "--url",
+        "--token-file",
     }
 )
-"""Options of all commands that are followed by a value; they may precede the command."""
+"""Options of many commands that are followed by a value; they may precede the command."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -58,9 +60,9 @@ def value_of(parse: Callable[[str], T]) -> Callable[[str], T]:
     return convert
 
 
-def add_global_options(parser: Parser) -> None:
-    """Declare what every command takes."""
-    group = parser.add_argument_group("options of every command")
+def add_repository_options(parser: Parser) -> None:
+    """Declare what every command takes that opens a repository."""
+    group = parser.add_argument_group("options of every command on a repository")
     group.add_argument(
         "-r", "--repository", metavar="LOCATION", help="where the repository is: a path or a URL"
     )
@@ -91,6 +93,18 @@ def add_global_options(parser: Parser) -> None:
             type=value_of(parse_rate),
             help=f"{words} the store no faster than this, such as 10M per second",
         )
+
+
+def add_server_options(parser: Parser) -> None:
+    """Declare what every command takes that speaks to a server."""
+    group = parser.add_argument_group("options of every command to a server")
+    group.add_argument("--url", metavar="URL", help="the address of the server")
+    group.add_argument("--token-file", metavar="FILE", help="a file with the token to use there")
+
+
+def add_global_options(parser: Parser) -> None:
+    """Declare what every command takes."""
+    group = parser.add_argument_group("options of every command")
     group.add_argument("--json", action="store_true", help="print JSON, errors on stderr too")
     progress = group.add_mutually_exclusive_group()
     progress.add_argument(

@@ -1,0 +1,42 @@
+"""``holdfast repository ...``: the account's repositories, and the way to them by restic."""
+
+from __future__ import annotations
+
+from holdfast.cli.choose import repository_id
+from holdfast.cli.verbs import Doing, Listing, argument, column, size
+
+VERBS = {
+    "list": Listing(
+        "repository",
+        lambda client, _arguments: client.repositories.list(),
+        (
+            column("address", "url"),
+            size("stored", "stored_bytes"),
+            column("verified", "verified_at"),
+            column("pruned", "pruned_at"),
+            column("id"),
+        ),
+        plural="repositories",
+    ),
+    "password": Doing(
+        "access",
+        lambda client, arguments: client.repositories.access(
+            repository_id(client, arguments.repository_id)
+        ),
+        lambda _access, _arguments: (
+            "put a token that may restore in place of TOKEN; that the password was shown is in "
+            "the audit log"
+        ),
+        (
+            argument(
+                "repository_id",
+                metavar="REPOSITORY",
+                nargs="?",
+                default="",
+                help="its id; not needed where there is one only",
+            ),
+        ),
+        asks=lambda _arguments: "show the password that opens everything in this repository?",
+        shows=(column("address", "url"), column("password"), column("try", "command")),
+    ),
+}
