@@ -1,7 +1,7 @@
 """The app under ``/lium/api``: its routes, and errors as Lium's client reads them.
 
-The client takes the message from ``error`` and shows it with the status; the key comes in
-X-API-KEY. Lists come by page number; a page holds at most 100 entries.
+The client takes the sentence from ``detail``, and code and request id from ``error``; the key
+comes in X-API-KEY. Lists come by page number; a page holds at most 100 entries.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ def _answer(
 ) -> JSONResponse:
     request_id = getattr(request.state, "request_id", "")
     document: dict[str, Any] = {
-        "error": {"code": code, "message": message, "hint": None, "request_id": request_id}
+        "detail": message,
+        "error": {"code": code, "message": message, "hint": None, "request_id": request_id},
     }
     return JSONResponse(document, status, {**headers, "X-Request-Id": request_id})

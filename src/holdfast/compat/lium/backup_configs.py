@@ -10,9 +10,9 @@ from datetime import datetime
 from itertools import pairwise
 from typing import Annotated, Any
 
-from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
+from holdfast.compat.lium import route
 from holdfast.compat.lium.pods import volume_of
 from holdfast.compat.lium.work import written
 from holdfast.control import hosts, schedules, sources
@@ -23,7 +23,7 @@ from holdfast.control.tables import Host, Schedule, Source
 from holdfast.edge.call import Asked, Call
 from holdfast.errors import NotFound
 
-router = APIRouter(prefix="/backup-configs")
+router = route.router()
 
 _Id = Annotated[str, Field(min_length=1, max_length=100)]
 
@@ -42,7 +42,7 @@ class _WantedForPod(_Wanted):
     pod_id: _Id
 
 
-@router.get("")
+@router.get("/backup-configs")
 def configs(call: Asked) -> list[dict[str, Any]]:
     """The configurations of all pods."""
     with call.reading() as tx:
@@ -58,7 +58,7 @@ def configs(call: Asked) -> list[dict[str, Any]]:
                 return list(found.values())
 
 
-@router.get("/pod/{pod_id}")
+@router.get("/backup-configs/pod/{pod_id}")
 def config_of_pod(call: Asked, pod_id: str) -> dict[str, Any]:
     """The pod's configuration; 404 is how the client learns that it has none."""
     with call.reading() as tx:
@@ -69,7 +69,7 @@ def config_of_pod(call: Asked, pod_id: str) -> dict[str, Any]:
         return _document(row, sources.get(tx, call.who, row.source_id), call.now)
 
 
-@router.post("")
+@router.post("/backup-configs")
 def create(call: Asked, wanted: _WantedForPod) -> dict[str, Any]:
     """Make the pod's configuration, or make the one it has what is wanted."""
     with call.writing() as tx:
@@ -91,7 +91,7 @@ def create(call: Asked, wanted: _WantedForPod) -> dict[str, Any]:
         return _document(row, source, call.now)
 
 
-@router.put("/{config_id}")
+@router.put("/backup-configs/{config_id}")
 def change(call: Asked, config_id: str, wanted: _Wanted) -> dict[str, Any]:
     """Change a configuration; one that is refused stays what it was."""
     with call.writing() as tx:
@@ -101,7 +101,7 @@ def change(call: Asked, config_id: str, wanted: _Wanted) -> dict[str, Any]:
         return _changed(tx, call, row, host, wanted)
 
 
-@router.delete("/{config_id}")
+@router.delete("/backup-configs/{config_id}")
 def remove(call: Asked, config_id: str) -> dict[str, Any]:
     """Remove a configuration; the backups it made stay until their retention ends."""
     with call.writing() as tx:

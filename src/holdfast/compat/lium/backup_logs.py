@@ -5,10 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
-from holdfast.compat.lium import work
+from holdfast.compat.lium import route, work
 from holdfast.compat.lium.backup_configs import of_host
 from holdfast.compat.lium.pages import Number, Size, numbered
 from holdfast.control import hosts, jobs, snapshots
@@ -18,7 +17,7 @@ from holdfast.control.tables import Snapshot
 from holdfast.edge.call import Asked
 from holdfast.errors import NotFound
 
-router = APIRouter()
+router = route.router()
 
 
 class _Now(BaseModel):

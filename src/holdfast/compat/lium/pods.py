@@ -5,15 +5,14 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Final
 
-from fastapi import APIRouter
-
+from holdfast.compat.lium import route
 from holdfast.compat.lium.work import written
 from holdfast.control import accounts, hosts, ledger
 from holdfast.control.paging import MAX_LIMIT
 from holdfast.control.tables import Host
 from holdfast.edge.call import Anybody, Asked
 
-router = APIRouter()
+router = route.router()
 
 _STATUS: Final = {"online": "RUNNING", "new": "PENDING", "silent": "STOPPED", "revoked": "DELETED"}
 

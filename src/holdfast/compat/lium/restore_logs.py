@@ -5,10 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
-from holdfast.compat.lium import work
+from holdfast.compat.lium import route, work
 from holdfast.compat.lium.pages import Number, Size, numbered
 from holdfast.control import hosts, jobs, restores
 from holdfast.control.database import Tx
@@ -16,7 +15,7 @@ from holdfast.control.principal import Principal
 from holdfast.control.tables import Restore
 from holdfast.edge.call import Asked
 
-router = APIRouter()
+router = route.router()
 
 _STAGES: Final = {"": "PREPARING", "prepare": "PREPARING", "restore": "RESTORING"}
 
