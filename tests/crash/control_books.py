@@ -1,0 +1,140 @@
+"""The ledger against a calculation of its own, from what was stored and what was moved.
+
+Fractions, one hour and one thing at a time, with the published rate and nothing of the code
+that books.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from decimal import ROUND_HALF_EVEN, Decimal, localcontext
+from fractions import Fraction
+from itertools import pairwise
+
+from sqlalchemy import func, select
+
+from holdfast.control.database import Database
+from holdfast.control.tables import Account, LedgerEntry, Meter, Price, Restore, Snapshot
+
+HOURS = {"GB-month": 730, "GB": 1}
+"""By how many hours a published rate for 1,000 MB is divided."""
+HOUR = timedelta(hours=1)
+Line = tuple[str, str, datetime | None]
+
+
+def check_books(database: Database, *, clock_went_back: bool = False) -> None:
+    """Balance and sum agree, nothing is booked twice, and every line is what it has to be.
+
+    An hour that came twice, because the clock was put back, stays as it was booked when it
+    was there first, with a quantity that the thing had then.
+    """
+    with database.read() as tx:
+        accounts = tx.scalars(select(Account)).all()
+        lines = tx.scalars(select(LedgerEntry)).all()
+        meters = sorted(tx.scalars(select(Meter)), key=_by_time)
+        snapshots = tx.scalars(select(Snapshot)).all()
+        restores = tx.scalars(select(Restore).where(Restore.status == "COMPLETED")).all()
+        prices = tx.scalars(select(Price).order_by(Price.valid_from)).all()
+        shares: dict[str, int] = {
+            source_id: int(total or 0)
+            for source_id, total in tx.execute(
+                select(Snapshot.source_id, func.sum(Snapshot.share_bytes))
+                .where(Snapshot.manifest_id.is_not(None), Snapshot.purged_at.is_(None))
+                .group_by(Snapshot.source_id)
+            )
+        }
+    # All that is billed here is one account's.
+    rates = Rates(prices, lines[-1].currency if lines else "USD")
+    for account in accounts:
+        its = sum(line.amount_femto for line in lines if line.account_id == account.id)
+        balance = account.balance_micro * 10**9 + account.balance_rest_femto
+        assert its == balance, f"the ledger has {its}, the balance is {balance}"
+    booked = Counter(
+        (line.resource_id, line.what, line.hour if line.kind == "hourly" else None)
+        for line in lines
+    )
+    assert not [key for key, times in booked.items() if times > 1], "booked twice"
+    _check_meters(meters, shares)
+    expected: dict[Line, Fraction] = {}
+    for meter in meters:
+        for hour in _hours(meter):
+            cost = rates.cost("stored", hour, meter.quantity_bytes)
+            expected[meter.resource_id, meter.what, hour] = cost
+    for snapshot in snapshots:
+        if snapshot.manifest_id and snapshot.stored_bytes:
+            assert snapshot.finished_at is not None
+            cost = rates.cost("uploaded", snapshot.finished_at, snapshot.stored_bytes)
+            expected[snapshot.id, "uploaded", None] = cost
+    for restore in restores:
+        if restore.restored_bytes:
+            assert restore.finished_at is not None
+            cost = rates.cost("downloaded", restore.finished_at, restore.restored_bytes)
+            expected[restore.id, "downloaded", None] = cost
+    found = {
+        (line.resource_id or "", line.what or "", line.hour if line.kind == "hourly" else None): (
+            Fraction(line.amount_femto, 10**15)
+        )
+        for line in lines
+        if line.kind in ("hourly", "once")
+    }
+    missing, surplus = expected.keys() - found.keys(), found.keys() - expected.keys()
+    assert not missing, f"not booked: {sorted(missing, key=str)[:5]}"
+    assert not surplus, f"booked without a reason: {sorted(surplus, key=str)[:5]}"
+    wrong = {key: (found[key], cost) for key, cost in expected.items() if found[key] != cost}
+    if clock_went_back:
+        for key in tuple(wrong):
+            resource_id, what, begin = key
+            had = [each.quantity_bytes for each in meters if each.resource_id == resource_id]
+            if begin and found[key] in [rates.cost(what, begin, each) for each in had]:
+                del wrong[key]
+    assert not wrong, f"booked wrongly: {wrong}"
+
+
+def _by_time(meter: Meter) -> tuple[datetime, bool, datetime]:
+    """In their order, also where the clock was put back and some lasted no time."""
+    return meter.since, meter.until is None, meter.until or meter.since
+
+
+def _check_meters(meters: Sequence[Meter], shares: dict[str, int]) -> None:
+    """A thing has one quantity at a time, and now the one that the catalog says."""
+    by_thing: dict[str, list[Meter]] = {}
+    for meter in meters:
+        by_thing.setdefault(meter.resource_id, []).append(meter)
+    for thing, its in by_thing.items():
+        for one, other in pairwise(its):
+            assert one.until is not None, f"{thing} has two meters at once"
+            assert one.until <= other.since, f"{thing} has two meters at once"
+    standing = {each.resource_id: each.quantity_bytes for each in meters if each.until is None}
+    assert standing == {source: total for source, total in shares.items() if total}
+
+
+def _hours(meter: Meter) -> Iterator[datetime]:
+    """The hours that a meter is booked for: those that begin in its time and have ended."""
+    hour = meter.since.replace(minute=0, second=0, microsecond=0)
+    if hour < meter.since:
+        hour += HOUR
+    end = meter.booked_until if meter.until is None else meter.until
+    while hour < end:
+        yield hour
+        hour += HOUR
+
+
+class Rates:
+    """What was published, of which the latest that is valid counts."""
+
+    def __init__(self, prices: Sequence[Price], currency: str) -> None:
+        self._prices = [each for each in prices if each.currency == currency]
+
+    def cost(self, what: str, at: datetime, quantity_bytes: int) -> Fraction:
+        """What so many bytes cost for an hour, or once: a charge is negative."""
+        valid = [each for each in self._prices if each.what == what and each.valid_from <= at]
+        if not valid:
+            return Fraction()
+        with localcontext() as context:
+            context.prec = 60
+            exact = Decimal(valid[-1].rate) / 1000 / HOURS[valid[-1].unit]
+            rate = exact.quantize(Decimal("1e-15"), ROUND_HALF_EVEN)
+        whole_mb = (quantity_bytes + 500_000) // 1_000_000
+        return -Fraction(rate) * whole_mb
