@@ -17,6 +17,7 @@ import pytest
 
 import holdfast
 from holdfast import errors
+from holdfast.agent import settings as agent_settings
 from holdfast.cli.catalogue import ENTRIES
 from holdfast.cli.main import (
     BROKEN_PIPE_STATUS,
@@ -25,9 +26,17 @@ from holdfast.cli.main import (
     parser_of,
     split,
 )
-from holdfast.cli.parser import GLOBAL_VALUE_OPTIONS, Parser, add_global_options
+from holdfast.cli.parser import (
+    GLOBAL_VALUE_OPTIONS,
+    Parser,
+    add_global_options,
+    add_repository_options,
+    add_server_options,
+)
+from holdfast.edge import problems
 from holdfast.errors import HoldfastError
 from holdfast.repo import verify as repository_check
+from holdfast.serve import settings as server_settings
 
 SOURCE = Path(holdfast.__file__).parent
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
@@ -96,9 +105,16 @@ def arguments_of(parser: Parser) -> list[str]:
     return [form for action in actions for form in forms(action)]
 
 
-def global_arguments() -> list[str]:
+SHARED = {
+    "Options of every command": add_global_options,
+    "Options of every command on a repository": add_repository_options,
+    "Options of every command to a server": add_server_options,
+}
+
+
+def shared_arguments(title: str) -> list[str]:
     parser = Parser("holdfast")
-    add_global_options(parser)
+    SHARED[title](parser)
     return arguments_of(parser)
 
 
@@ -110,19 +126,21 @@ def test_every_command_has_a_section_and_every_section_a_command() -> None:
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: str(entry.name))
 def test_every_argument_is_documented_and_every_documented_one_exists(entry: object) -> None:
     name = entry.name  # type: ignore[attr-defined]
-    shared = global_arguments()
+    shared = [form for title in SHARED for form in shared_arguments(title)]
     own = [form for form in arguments_of(parser_of(entry)) if form not in shared]  # type: ignore[arg-type]
     assert without_repeats(first_cells(sections()[f"`holdfast {name}`"])) == set(own)
 
 
-def test_options_of_every_command_are_documented() -> None:
-    documented = first_cells(sections()["Options of every command"])
-    assert without_repeats(documented) == {*global_arguments(), "-h", "--help", "--version"}
+@pytest.mark.parametrize("title", list(SHARED))
+def test_options_of_every_command_are_documented(title: str) -> None:
+    more = {"-h", "--help", "--version"} if title == "Options of every command" else set()
+    assert without_repeats(first_cells(sections()[title])) == {*shared_arguments(title), *more}
 
 
 def test_options_that_may_precede_the_command_are_known() -> None:
     parser = Parser("holdfast")
-    add_global_options(parser)
+    for add in SHARED.values():
+        add(parser)
     with_value = {
         name for action in parser._actions if action.nargs != 0 for name in action.option_strings
     }
@@ -148,6 +166,9 @@ def test_every_variable_is_documented_and_every_documented_one_is_read() -> None
         for prefix in ("HOLDFAST", "RESTIC")
         for end in ("", "_FILE", "_COMMAND")
     }
+    # Settings have pages of their own, which tests of theirs compare.
+    read -= {f"HOLDFAST_SERVER_{name.upper()}" for name in server_settings.NAMES}
+    read -= {f"HOLDFAST_AGENT_{name.upper()}" for name in agent_settings.NAMES}
     assert without_repeats(first_cells(page("environment.md"))) == read
 
 
@@ -168,13 +189,33 @@ def test_every_exit_status_is_documented() -> None:
     assert without_repeats(rows) == {str(status) for status in statuses}
 
 
-def test_every_error_is_documented_with_its_status() -> None:
+def test_every_error_is_documented_with_its_statuses() -> None:
     rows = re.findall(
-        r"^\| `([a-z_]+)` \| ([0-9]+) \| (yes|no) \|", page("exit-codes.md"), flags=re.MULTILINE
+        r"^\| `([a-z_]+)` \| ([0-9]+) \| ([0-9]+) \| (yes|no) \| \S",
+        page("errors.md"),
+        re.MULTILINE,
     )
-    documented = {code: (int(status), again == "yes") for code, status, again in rows}
-    existing = {error.code: (error.exit_status, error.retryable) for error in error_classes()}
-    assert documented == existing | {"unexpected": (UNEXPECTED_STATUS, False)}
+    without_repeats([code for code, *_ in rows])
+    documented = {
+        code: (int(http), int(status), again == "yes") for code, http, status, again in rows
+    }
+    existing = {
+        error.code: (error.http_status, error.exit_status, error.retryable)
+        for error in error_classes()
+    }
+    assert documented == existing | {"unexpected": (500, UNEXPECTED_STATUS, False)}
+
+
+def test_every_refusal_of_the_api_is_documented_with_its_status() -> None:
+    rows = re.findall(
+        r"^\| `([a-z_]+)` \| ([0-9]+) \| (yes|no) \| \S", page("errors.md"), flags=re.MULTILINE
+    )
+    refusals = {refusal.code: status for status, refusal in problems.REFUSALS.items()}
+    refusals[problems.INVALID.code] = 422
+    shared = {error.code for error in error_classes()} | {"unexpected"}
+    assert {code: int(http) for code, http, _ in rows} == {
+        code: status for code, status in refusals.items() if code not in shared
+    }
 
 
 # Findings
@@ -187,24 +228,40 @@ def called(call: ast.Call) -> str:
     return function.attr if isinstance(function, ast.Attribute) else ""
 
 
-def constants(node: ast.AST) -> Iterator[str]:
-    """Texts that an argument can be: itself, or one of the two of a condition."""
+def named_texts(tree: ast.Module) -> dict[str, str]:
+    """The texts that a module gives names to."""
+    return {
+        node.target.id: node.value.value
+        for node in tree.body
+        if isinstance(node, ast.AnnAssign)
+        and isinstance(node.target, ast.Name)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    }
+
+
+def constants(node: ast.AST, names: dict[str, str]) -> Iterator[str]:
+    """Texts that an argument can be: itself, a name for one, or one of two of a condition."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         yield node.value
+    elif isinstance(node, ast.Name) and node.id in names:
+        yield names[node.id]
     elif isinstance(node, ast.IfExp):
-        yield from constants(node.body)
-        yield from constants(node.orelse)
+        yield from constants(node.body, names)
+        yield from constants(node.orelse, names)
 
 
 def finding_codes() -> set[str]:
     codes = set(FROM_TABLES)
     for path in SOURCE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        tree = ast.parse(path.read_text("utf-8"))
+        names = named_texts(tree)
+        for node in ast.walk(tree):
             if isinstance(node, ast.Call) and (
                 called(node) in PASSING or called(node) == "Finding"
             ):
                 given = [*node.args, *(keyword.value for keyword in node.keywords)]
-                found = [text for argument in given for text in constants(argument)]
+                found = [text for argument in given for text in constants(argument, names)]
                 codes |= {text for text in found if CODE.fullmatch(text)}
     return codes
 
@@ -214,6 +271,7 @@ def test_findings_with_a_code_from_elsewhere_come_through_known_functions() -> N
     unknown = []
     for path in sorted(SOURCE.rglob("*.py")):
         tree = ast.parse(path.read_text("utf-8"))
+        names = named_texts(tree)
         for function in ast.walk(tree):
             if not isinstance(function, ast.FunctionDef):
                 continue
@@ -221,7 +279,7 @@ def test_findings_with_a_code_from_elsewhere_come_through_known_functions() -> N
                 if (
                     isinstance(node, ast.Call)
                     and called(node) == "Finding"
-                    and not any(CODE.fullmatch(text) for text in constants(node.args[0]))
+                    and not any(CODE.fullmatch(text) for text in constants(node.args[0], names))
                     and function.name not in PASSING | CARRYING
                 ):
                     unknown.append(f"{path.relative_to(SOURCE)}:{node.lineno} {function.name}")

@@ -89,7 +89,7 @@ def test_the_endpoint_may_come_from_the_environment(name: str) -> None:
 @pytest.mark.parametrize(
     "location",
     ["", "s3:", "s3://", "s3:///prefix", "s3:host", "s3:https://host", "s3:https://host/", "gs:b",
-     "gs://", "azure:container", "az:", "sftp:host:/repo", "rest:https://host/", "b2:bucket",
+     "gs://", "azure:container", "az:", "sftp:host:/repo", "rest:host/repo", "b2:bucket",
      "https://host/bucket", "foo://bar", "s3://host:9000/bucket", "s3://s3.amazonaws.com/bucket",
      "s3://bucket/../x", "s3://bucket/a b", "s3://bucket/x?versionId=1",
      f"s3:https://user:{SECRET}@host/bucket", f"s3://user:{SECRET}@bucket/x",
