@@ -70,6 +70,7 @@ def test_a_due_slot_becomes_a_run_with_its_job(world: World, host: Host, source:
     assert job.give_up_at == slot + timedelta(hours=1)
     assert job.spec == {
         "snapshot_id": snapshot.id,
+        "source_id": source.id,
         "path": "/root/models",
         "directory": "/root/models",
         "options": {},
