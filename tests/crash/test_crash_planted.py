@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -82,12 +82,15 @@ def delay(patch: pytest.MonkeyPatch, prefix: str, until: str) -> None:
 
 
 def written_under_the_final_name(patch: pytest.MonkeyPatch) -> None:
-    def write(self: LocalStore, directory: str, name: str, final: str, data: Buffer) -> None:
+    def write(
+        self: LocalStore, directory: str, name: str, final: str, chunks: Iterable[Buffer]
+    ) -> int:
         file = os.open(final, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400)
         for _ in range(WIDTH):
             self._step("opened")
-        os.write(file, data)
+        written = sum(os.write(file, chunk) for chunk in chunks)
         os.close(file)
+        return written
 
     patch.setattr(LocalStore, "_write", write)
 
