@@ -3,18 +3,24 @@
     HoldfastError
     ├── UsageError                  the caller asked for something that cannot be meant
     │   ├── BadPattern              a filter that does not parse
+    │   ├── PartTooSmall            a part of an upload that only its last one may be
+    │   ├── InvalidPart             an upload is completed with a part that it has not
     │   └── PathRefused             a path that cannot be protected or restored to
     │       ├── PathMalformed       not a path at all: empty, a zero byte, too long, not UTF-8
     │       ├── PathNotAbsolute
     │       ├── PathEscapesRoot     it climbs with '..'
     │       └── PathOutsideRoots    it lies in none of the host's guarded roots
     ├── NotFound                    a snapshot, path or key that does not exist
-    │   └── ObjectNotFound          a store has no such object
+    │   ├── ObjectNotFound          a store has no such object
+    │   ├── NoSuchBucket
+    │   ├── NoSuchKey               a bucket has no such object
+    │   └── NoSuchUpload            a multipart upload that was completed, aborted or never begun
     ├── Conflict                    somebody else holds what is needed
     │   ├── RepositoryLocked
     │   ├── ObjectExists            a create found the name taken
     │   ├── NameTaken               a name that must be unique is not
     │   ├── InUse                   it is held, or something depends on it
+    │   │   └── BucketNotEmpty
     │   ├── NotReady                it is not in a state that allows this
     │   ├── StaleAttempt            a job's lease went to a later attempt
     │   ├── KeyReused               an idempotency key came back with another request
@@ -45,6 +51,12 @@
     │   ├── TargetNotEmpty
     │   ├── TargetFull
     │   └── PathEscapes
+    ├── RunnerError                 a task's computation cannot be run, or not be asked about
+    │   ├── StartFailed
+    │   ├── ImageMissing
+    │   ├── NotFreezable            it cannot be held still
+    │   ├── RunnerUnavailable       may pass: podman or Slurm does not answer
+    │   └── TaskFailed              it ran, or was to run, and did not succeed
     ├── WorkerLost                  one of our own processes died
     └── Interrupted                 a person or a supervisor said stop
 
@@ -85,6 +97,18 @@ class BadPattern(UsageError):
     """An include, exclude or regular expression does not parse."""
 
     code = "bad_pattern"
+
+
+class PartTooSmall(UsageError):
+    """A part of a multipart upload is below the least size, and is not the last one."""
+
+    code = "part_too_small"
+
+
+class InvalidPart(UsageError):
+    """A multipart upload is completed with a part that it has not, or not so, or out of order."""
+
+    code = "invalid_part"
 
 
 class PathRefused(UsageError):
@@ -131,6 +155,24 @@ class ObjectNotFound(NotFound):
     code = "object_not_found"
 
 
+class NoSuchBucket(NotFound):
+    """The account has no bucket of that name."""
+
+    code = "no_such_bucket"
+
+
+class NoSuchKey(NotFound):
+    """The bucket has no object under that key."""
+
+    code = "no_such_key"
+
+
+class NoSuchUpload(NotFound):
+    """There is no such multipart upload, or no longer."""
+
+    code = "no_such_upload"
+
+
 class Conflict(HoldfastError):
     """Somebody else holds what is needed; the same request may succeed later."""
 
@@ -162,6 +204,12 @@ class InUse(Conflict):
     """It is under a hold, or something that is still there depends on it."""
 
     code = "in_use"
+
+
+class BucketNotEmpty(InUse):
+    """A bucket that holds something cannot be removed."""
+
+    code = "bucket_not_empty"
 
 
 class NotReady(Conflict):
@@ -389,6 +437,49 @@ class PathEscapes(TargetError):
     """A path would lead outside the place that it must stay in."""
 
     code = "path_escapes"
+
+
+class RunnerError(HoldfastError):
+    """What runs a task's command cannot do what it was asked."""
+
+    code = "runner_error"
+    exit_status = 6
+
+
+class StartFailed(RunnerError):
+    """The command of a task could not be started; nothing runs."""
+
+    code = "start_failed"
+    http_status = 422
+
+
+class ImageMissing(RunnerError):
+    """The container image of a task is not there, or is not the one that was asked for."""
+
+    code = "image_missing"
+    http_status = 422
+
+
+class NotFreezable(RunnerError):
+    """A computation cannot be held still, so it can only be read while it goes on."""
+
+    code = "not_freezable"
+    http_status = 409
+
+
+class RunnerUnavailable(RunnerError):
+    """What runs the computation does not answer now; the computation may well go on."""
+
+    code = "runner_unavailable"
+    http_status = 503
+    retryable = True
+
+
+class TaskFailed(RunnerError):
+    """A task ended without success: its command failed, or could not be run to its end."""
+
+    code = "task_failed"
+    http_status = 409
 
 
 class WorkerLost(HoldfastError):

@@ -2,6 +2,14 @@
 
 from holdfast.control.tables.account import Account, Member, SignIn, SignInFailure, Token, User
 from holdfast.control.tables.base import Base
+from holdfast.control.tables.buckets import (
+    Body,
+    Bucket,
+    StoredObject,
+    Upload,
+    UploadPart,
+    View,
+)
 from holdfast.control.tables.catalog import Hold, Restore, Schedule, Snapshot, Source
 from holdfast.control.tables.fleet import Host, Region, Repository
 from holdfast.control.tables.money import LedgerEntry, Meter, Price
@@ -12,12 +20,22 @@ from holdfast.control.tables.record import (
     IdempotencyKey,
     Webhook,
 )
+from holdfast.control.tables.tasks import (
+    Task,
+    TaskInstance,
+    TaskOutput,
+    TaskOutputRead,
+    TaskPreview,
+    TaskSnapshot,
+)
 from holdfast.control.tables.work import Job, JobLine, Leadership
 
 __all__ = [
     "Account",
     "AuditEntry",
     "Base",
+    "Body",
+    "Bucket",
     "Delivery",
     "Event",
     "Hold",
@@ -38,7 +56,17 @@ __all__ = [
     "SignInFailure",
     "Snapshot",
     "Source",
+    "StoredObject",
+    "Task",
+    "TaskInstance",
+    "TaskOutput",
+    "TaskOutputRead",
+    "TaskPreview",
+    "TaskSnapshot",
     "Token",
+    "Upload",
+    "UploadPart",
     "User",
+    "View",
     "Webhook",
 ]

@@ -96,6 +96,9 @@ class SignIn(Base):
 class Token(Base):
     """A secret that stands for rights; kept as a SHA-256, shown once.
 
+    An access token's is kept sealed besides: a request to a bucket is signed with it and
+    does not carry it, so whoever checks the signature must know it.
+
     `purpose`: ``access`` (people and programs), ``enrolment`` (once, for a new host),
     ``agent`` (an enrolled host's own credential) or ``gateway`` (a data plane's). `kinds`
     and `resources` (ids of hosts, sources, schedules) narrow it where they are not empty.
@@ -114,6 +117,7 @@ class Token(Base):
     purpose: Mapped[str] = mapped_column(String(16), default="access")
     name: Mapped[str] = mapped_column(String(100))
     secret_sha256: Mapped[str] = mapped_column(String(64))
+    sealed_secret: Mapped[str | None]
     hint: Mapped[str] = mapped_column(String(16), default="")
     rights: Mapped[JsonList] = mapped_column(default=list)
     kinds: Mapped[JsonList] = mapped_column(default=list)

@@ -13,6 +13,8 @@ from holdfast.control.tables.base import Base, Id, Json, JsonList, NewId, Time, 
 class Source(Base):
     """Something that can be captured: for kind ``path``, a path on a host.
 
+    For kind ``task`` it is the directory of one instance, and `path` is ``/job``.
+
     `options`: exclude (patterns), one_file_system, consistency. A source outlives its
     host; `removed_at` hides it from lists of what is protected.
     """
@@ -80,8 +82,9 @@ class Snapshot(Base):
     repository; `manifest_ids` lists also those that failed attempts may have left. An
     expired or deleted one can be recovered until `purge_at`; at `purged_at` its data was
     gone. `trigger`: manual, schedule or catch-up; `slot_at` is the schedule's instant.
-    `kept_because` are retention's last reasons. The database itself allows one row for
-    each slot of a schedule.
+    `kept_because` are retention's last reasons. A snapshot of a task's instance has the job
+    that runs the instance and belongs to a snapshot of the whole task; its results belong to
+    none. The database itself allows one row for each slot of a schedule.
     """
 
     __tablename__ = "snapshots"
@@ -97,6 +100,7 @@ class Snapshot(Base):
         Index(None, "repository_id", "manifest_id"),
         Index(None, "repository_id", "finished_at"),
         Index(None, "repository_id", "purged_at"),
+        Index(None, "task_snapshot_id"),
         Index(
             "ix_snapshots_purge_at",
             "purge_at",
@@ -112,6 +116,7 @@ class Snapshot(Base):
     host_id: Mapped[Id]
     repository_id: Mapped[str] = mapped_column(ForeignKey("repositories.id"))
     job_id: Mapped[Id | None]
+    task_snapshot_id: Mapped[Id | None]
     kind: Mapped[str] = mapped_column(String(16), default="path")
     name: Mapped[str] = mapped_column(String(50), default="")
     description: Mapped[str] = mapped_column(Text, default="")

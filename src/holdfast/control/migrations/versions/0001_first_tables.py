@@ -376,6 +376,67 @@ def upgrade() -> None:
     op.create_index(op.f("ix_sign_ins_account_id"), "sign_ins", ["account_id"], unique=False)
     op.create_index(op.f("ix_sign_ins_user_id"), "sign_ins", ["user_id"], unique=False)
     op.create_table(
+        "tasks",
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("account_id", sa.String(length=36), nullable=False),
+        sa.Column("name", sa.String(length=200), nullable=False),
+        sa.Column("short_name", sa.String(length=200), nullable=True),
+        sa.Column("profile", sa.String(length=64), nullable=False),
+        sa.Column("constants", DOCUMENT, nullable=False),
+        sa.Column("inputs", DOCUMENT, nullable=False),
+        sa.Column("result_bucket", sa.String(length=63), nullable=True),
+        sa.Column("tags", DOCUMENT, nullable=False),
+        sa.Column("labels", DOCUMENT, nullable=False),
+        sa.Column("instance_count", sa.Integer(), nullable=False),
+        sa.Column("runs_on", sa.String(length=36), nullable=True),
+        sa.Column("snapshot_whitelist", sa.Text(), nullable=True),
+        sa.Column("snapshot_blacklist", sa.Text(), nullable=True),
+        sa.Column("results_whitelist", sa.Text(), nullable=True),
+        sa.Column("results_blacklist", sa.Text(), nullable=True),
+        sa.Column("results_on_cancel", sa.Boolean(), nullable=False),
+        sa.Column("starts_from", sa.String(length=36), nullable=True),
+        sa.Column("time_limit_seconds", sa.Integer(), nullable=True),
+        sa.Column("extra", DOCUMENT, nullable=False),
+        sa.Column("state", sa.String(length=24), nullable=False),
+        sa.Column("previous_state", sa.String(length=24), nullable=True),
+        sa.Column("state_since", TIME, nullable=False),
+        sa.Column("created_at", TIME, nullable=False),
+        sa.Column("started_at", TIME, nullable=True),
+        sa.Column("ended_at", TIME, nullable=True),
+        sa.Column("inputs_renewed_at", TIME, nullable=True),
+        sa.Column("cancel_requested_at", TIME, nullable=True),
+        sa.Column("delete_requested_at", TIME, nullable=True),
+        sa.Column("removed_at", TIME, nullable=True),
+        sa.Column("periodic_seconds", sa.Integer(), nullable=True),
+        sa.Column("periodic_since", TIME, nullable=True),
+        sa.Column("periodic_options", DOCUMENT, nullable=False),
+        sa.Column("results_count", sa.BigInteger(), nullable=False),
+        sa.Column("findings", DOCUMENT, nullable=False),
+        sa.ForeignKeyConstraint(["account_id"], ["accounts.id"], name=op.f("fk_tasks_account_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_tasks")),
+    )
+    op.create_index(
+        op.f("ix_tasks_account_id_created_at_id"),
+        "tasks",
+        ["account_id", "created_at", "id"],
+        unique=False,
+    )
+    op.create_index(
+        op.f("ix_tasks_account_id_state_created_at_id"),
+        "tasks",
+        ["account_id", "state", "created_at", "id"],
+        unique=False,
+    )
+    op.create_index(op.f("ix_tasks_state"), "tasks", ["state"], unique=False)
+    op.create_index(
+        "uq_tasks_short_name",
+        "tasks",
+        ["account_id", "short_name"],
+        unique=True,
+        sqlite_where=sa.text("removed_at IS NULL AND short_name IS NOT NULL"),
+        postgresql_where=sa.text("removed_at IS NULL AND short_name IS NOT NULL"),
+    )
+    op.create_table(
         "tokens",
         sa.Column("id", sa.String(length=36), nullable=False),
         sa.Column("account_id", sa.String(length=36), nullable=False),
@@ -384,6 +445,7 @@ def upgrade() -> None:
         sa.Column("purpose", sa.String(length=16), nullable=False),
         sa.Column("name", sa.String(length=100), nullable=False),
         sa.Column("secret_sha256", sa.String(length=64), nullable=False),
+        sa.Column("sealed_secret", sa.String(), nullable=True),
         sa.Column("hint", sa.String(length=16), nullable=False),
         sa.Column("rights", DOCUMENT, nullable=False),
         sa.Column("kinds", DOCUMENT, nullable=False),
@@ -424,6 +486,63 @@ def upgrade() -> None:
         "webhooks",
         ["account_id", "created_at", "id"],
         unique=False,
+    )
+    op.create_table(
+        "bodies",
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("repository_id", sa.String(length=36), nullable=False),
+        sa.Column("size_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("uses", sa.Integer(), nullable=False),
+        sa.Column("used_by", DOCUMENT, nullable=False),
+        sa.Column("due_at", TIME, nullable=True),
+        sa.ForeignKeyConstraint(
+            ["repository_id"], ["repositories.id"], name=op.f("fk_bodies_repository_id")
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_bodies")),
+    )
+    op.create_index(
+        "ix_bodies_due_at",
+        "bodies",
+        ["due_at"],
+        unique=False,
+        sqlite_where=sa.text("uses = 0"),
+        postgresql_where=sa.text("uses = 0"),
+    )
+    op.create_index(op.f("ix_bodies_repository_id"), "bodies", ["repository_id"], unique=False)
+    op.create_table(
+        "buckets",
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("account_id", sa.String(length=36), nullable=False),
+        sa.Column("region_id", sa.String(length=36), nullable=False),
+        sa.Column("repository_id", sa.String(length=36), nullable=False),
+        sa.Column("name", sa.String(length=63), nullable=False),
+        sa.Column("created_at", TIME, nullable=False),
+        sa.Column("objects", sa.BigInteger(), nullable=False),
+        sa.Column("stored_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("metered_bytes", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["account_id"], ["accounts.id"], name=op.f("fk_buckets_account_id")
+        ),
+        sa.ForeignKeyConstraint(["region_id"], ["regions.id"], name=op.f("fk_buckets_region_id")),
+        sa.ForeignKeyConstraint(
+            ["repository_id"], ["repositories.id"], name=op.f("fk_buckets_repository_id")
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_buckets")),
+        sa.UniqueConstraint("account_id", "name", name=op.f("uq_buckets_account_id_name")),
+    )
+    op.create_index(
+        op.f("ix_buckets_account_id_created_at_id"),
+        "buckets",
+        ["account_id", "created_at", "id"],
+        unique=False,
+    )
+    op.create_index(
+        "ix_buckets_unmetered",
+        "buckets",
+        ["account_id", "id"],
+        unique=False,
+        sqlite_where=sa.text("stored_bytes <> metered_bytes"),
+        postgresql_where=sa.text("stored_bytes <> metered_bytes"),
     )
     op.create_table(
         "deliveries",
@@ -490,6 +609,112 @@ def upgrade() -> None:
         unique=False,
     )
     op.create_table(
+        "task_instances",
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("account_id", sa.String(length=36), nullable=False),
+        sa.Column("task_id", sa.String(length=36), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("host_id", sa.String(length=36), nullable=True),
+        sa.Column("job_id", sa.String(length=36), nullable=True),
+        sa.Column("source_id", sa.String(length=36), nullable=True),
+        sa.Column("runner", sa.String(length=16), nullable=False),
+        sa.Column("reference", sa.String(length=120), nullable=False),
+        sa.Column("exit_code", sa.Integer(), nullable=True),
+        sa.Column("error_code", sa.String(length=64), nullable=True),
+        sa.Column("error_message", sa.Text(), nullable=True),
+        sa.Column("started_at", TIME, nullable=True),
+        sa.Column("ended_at", TIME, nullable=True),
+        sa.Column("stdout_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("stderr_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("frozen_micro", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["account_id"], ["accounts.id"], name=op.f("fk_task_instances_account_id")
+        ),
+        sa.ForeignKeyConstraint(["task_id"], ["tasks.id"], name=op.f("fk_task_instances_task_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_task_instances")),
+        sa.UniqueConstraint("task_id", "number", name=op.f("uq_task_instances_task_id_number")),
+    )
+    op.create_index(
+        op.f("ix_task_instances_host_id_state"),
+        "task_instances",
+        ["host_id", "state"],
+        unique=False,
+    )
+    op.create_index(op.f("ix_task_instances_job_id"), "task_instances", ["job_id"], unique=False)
+    op.create_index(op.f("ix_task_instances_state"), "task_instances", ["state"], unique=False)
+    op.create_table(
+        "task_output_reads",
+        sa.Column("task_id", sa.String(length=36), nullable=False),
+        sa.Column("stream", sa.String(length=8), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("after_id", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["task_id"], ["tasks.id"], name=op.f("fk_task_output_reads_task_id")
+        ),
+        sa.PrimaryKeyConstraint("task_id", "stream", "number", name=op.f("pk_task_output_reads")),
+    )
+    op.create_table(
+        "task_snapshots",
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("account_id", sa.String(length=36), nullable=False),
+        sa.Column("task_id", sa.String(length=36), nullable=False),
+        sa.Column("trigger", sa.String(length=16), nullable=False),
+        sa.Column("slot_at", TIME, nullable=True),
+        sa.Column("triggered_at", TIME, nullable=False),
+        sa.Column("updated_at", TIME, nullable=False),
+        sa.Column("status", sa.String(length=16), nullable=False),
+        sa.Column("whitelist", sa.Text(), nullable=True),
+        sa.Column("blacklist", sa.Text(), nullable=True),
+        sa.Column("bucket", sa.String(length=63), nullable=True),
+        sa.Column("bucket_prefix", sa.Text(), nullable=True),
+        sa.Column("directory", sa.Text(), nullable=False),
+        sa.Column("label", sa.String(length=100), nullable=False),
+        sa.Column("notes", sa.Text(), nullable=False),
+        sa.Column("bytes_total", sa.BigInteger(), nullable=False),
+        sa.Column("bytes_done", sa.BigInteger(), nullable=False),
+        sa.Column("transfer", DOCUMENT, nullable=False),
+        sa.Column("findings", DOCUMENT, nullable=False),
+        sa.ForeignKeyConstraint(
+            ["account_id"], ["accounts.id"], name=op.f("fk_task_snapshots_account_id")
+        ),
+        sa.ForeignKeyConstraint(["task_id"], ["tasks.id"], name=op.f("fk_task_snapshots_task_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_task_snapshots")),
+    )
+    op.create_index(
+        op.f("ix_task_snapshots_account_id_triggered_at_id"),
+        "task_snapshots",
+        ["account_id", "triggered_at", "id"],
+        unique=False,
+    )
+    op.create_index(
+        op.f("ix_task_snapshots_task_id_triggered_at_id"),
+        "task_snapshots",
+        ["task_id", "triggered_at", "id"],
+        unique=False,
+    )
+    op.create_index(
+        "uq_task_snapshots_task_id_slot_at", "task_snapshots", ["task_id", "slot_at"], unique=True
+    )
+    op.create_table(
+        "objects",
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("bucket_id", sa.String(length=36), nullable=False),
+        sa.Column(
+            "key", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False
+        ),
+        sa.Column("hidden", sa.Boolean(), nullable=False),
+        sa.Column("size_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("etag", sa.String(length=64), nullable=False),
+        sa.Column("content_type", sa.String(length=255), nullable=False),
+        sa.Column("headers", DOCUMENT, nullable=False),
+        sa.Column("bodies", DOCUMENT, nullable=False),
+        sa.Column("modified_at", TIME, nullable=False),
+        sa.ForeignKeyConstraint(["bucket_id"], ["buckets.id"], name=op.f("fk_objects_bucket_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_objects")),
+    )
+    op.create_index("uq_objects_bucket_id_key", "objects", ["bucket_id", "key"], unique=True)
+    op.create_table(
         "schedules",
         sa.Column("id", sa.String(length=36), nullable=False),
         sa.Column("account_id", sa.String(length=36), nullable=False),
@@ -535,6 +760,7 @@ def upgrade() -> None:
         sa.Column("host_id", sa.String(length=36), nullable=False),
         sa.Column("repository_id", sa.String(length=36), nullable=False),
         sa.Column("job_id", sa.String(length=36), nullable=True),
+        sa.Column("task_snapshot_id", sa.String(length=36), nullable=True),
         sa.Column("kind", sa.String(length=16), nullable=False),
         sa.Column("name", sa.String(length=50), nullable=False),
         sa.Column("description", sa.Text(), nullable=False),
@@ -644,8 +870,79 @@ def upgrade() -> None:
         unique=False,
     )
     op.create_index(
+        op.f("ix_snapshots_task_snapshot_id"), "snapshots", ["task_snapshot_id"], unique=False
+    )
+    op.create_index(
         "uq_snapshots_schedule_id_slot_at", "snapshots", ["schedule_id", "slot_at"], unique=True
     )
+    op.create_table(
+        "task_output",
+        sa.Column("id", COUNTER, autoincrement=True, nullable=False),
+        sa.Column("task_id", sa.String(length=36), nullable=False),
+        sa.Column("instance_id", sa.String(length=36), nullable=False),
+        sa.Column("stream", sa.String(length=8), nullable=False),
+        sa.Column("offset_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("data", sa.LargeBinary(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["instance_id"], ["task_instances.id"], name=op.f("fk_task_output_instance_id")
+        ),
+        sa.ForeignKeyConstraint(["task_id"], ["tasks.id"], name=op.f("fk_task_output_task_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_task_output")),
+        sa.UniqueConstraint(
+            "instance_id",
+            "stream",
+            "offset_bytes",
+            name=op.f("uq_task_output_instance_id_stream_offset_bytes"),
+        ),
+    )
+    op.create_index(
+        op.f("ix_task_output_task_id_stream_id"),
+        "task_output",
+        ["task_id", "stream", "id"],
+        unique=False,
+    )
+    op.create_table(
+        "task_previews",
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("account_id", sa.String(length=36), nullable=False),
+        sa.Column("task_id", sa.String(length=36), nullable=False),
+        sa.Column("instance_id", sa.String(length=36), nullable=False),
+        sa.Column("whitelist", sa.Text(), nullable=True),
+        sa.Column("blacklist", sa.Text(), nullable=True),
+        sa.Column("asked_at", TIME, nullable=False),
+        sa.Column("answered_at", TIME, nullable=True),
+        sa.Column("answer", DOCUMENT, nullable=True),
+        sa.Column("entries_wanted", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["account_id"], ["accounts.id"], name=op.f("fk_task_previews_account_id")
+        ),
+        sa.ForeignKeyConstraint(
+            ["instance_id"], ["task_instances.id"], name=op.f("fk_task_previews_instance_id")
+        ),
+        sa.ForeignKeyConstraint(["task_id"], ["tasks.id"], name=op.f("fk_task_previews_task_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_task_previews")),
+    )
+    op.create_index(op.f("ix_task_previews_asked_at"), "task_previews", ["asked_at"], unique=False)
+    op.create_index(
+        op.f("ix_task_previews_instance_id"), "task_previews", ["instance_id"], unique=False
+    )
+    op.create_table(
+        "uploads",
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("bucket_id", sa.String(length=36), nullable=False),
+        sa.Column(
+            "key", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False
+        ),
+        sa.Column("content_type", sa.String(length=255), nullable=False),
+        sa.Column("headers", DOCUMENT, nullable=False),
+        sa.Column("started_at", TIME, nullable=False),
+        sa.ForeignKeyConstraint(["bucket_id"], ["buckets.id"], name=op.f("fk_uploads_bucket_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_uploads")),
+    )
+    op.create_index(
+        op.f("ix_uploads_bucket_id_key_id"), "uploads", ["bucket_id", "key", "id"], unique=False
+    )
+    op.create_index(op.f("ix_uploads_started_at"), "uploads", ["started_at"], unique=False)
     op.create_table(
         "holds",
         sa.Column("id", sa.String(length=36), nullable=False),
@@ -707,6 +1004,49 @@ def upgrade() -> None:
         "restores",
         ["snapshot_id", "created_at", "id"],
         unique=False,
+    )
+    op.create_table(
+        "upload_parts",
+        sa.Column("upload_id", sa.String(length=36), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("size_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("etag", sa.String(length=64), nullable=False),
+        sa.Column("bodies", DOCUMENT, nullable=False),
+        sa.Column("stored_at", TIME, nullable=False),
+        sa.ForeignKeyConstraint(
+            ["upload_id"], ["uploads.id"], name=op.f("fk_upload_parts_upload_id")
+        ),
+        sa.PrimaryKeyConstraint("upload_id", "number", name=op.f("pk_upload_parts")),
+    )
+    op.create_table(
+        "views",
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("bucket_id", sa.String(length=36), nullable=False),
+        sa.Column("snapshot_id", sa.String(length=36), nullable=False),
+        sa.Column("task_id", sa.String(length=36), nullable=True),
+        sa.Column(
+            "prefix", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False
+        ),
+        sa.Column("created_at", TIME, nullable=False),
+        sa.Column("removed_at", TIME, nullable=True),
+        sa.ForeignKeyConstraint(["bucket_id"], ["buckets.id"], name=op.f("fk_views_bucket_id")),
+        sa.ForeignKeyConstraint(
+            ["snapshot_id"], ["snapshots.id"], name=op.f("fk_views_snapshot_id")
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_views")),
+    )
+    op.create_index(
+        op.f("ix_views_bucket_id_created_at_id"),
+        "views",
+        ["bucket_id", "created_at", "id"],
+        unique=False,
+    )
+    op.create_index(op.f("ix_views_snapshot_id"), "views", ["snapshot_id"], unique=False)
+    op.create_index(
+        "uq_views_bucket_id_prefix_snapshot_id",
+        "views",
+        ["bucket_id", "prefix", "snapshot_id"],
+        unique=True,
     )
 
     append_only.protect(op.get_bind(), "audit", "ledger")
