@@ -16,10 +16,10 @@ from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from holdfast.errors import Damaged, HoldfastError, SourceVanished
+from holdfast.flows.file_content import ContentWriter
 from holdfast.model.finding import Finding
 from holdfast.model.node import Node
 from holdfast.repo import rfc3339
-from holdfast.repo.chunking import Chunker
 from holdfast.repo.pack import BlobType
 from holdfast.repo.reader import BlobReader
 from holdfast.repo.repository import Repository
@@ -40,7 +40,6 @@ from holdfast.sources.path.tally import printable
 
 SLICE_ENTRIES = 1024
 STREAMED_FROM_BYTES = 48 << 20
-_READ_BYTES = 4 << 20
 _PARENT_TREES_KEPT = 2
 
 
@@ -187,8 +186,7 @@ class BackupWorker:
             for root, within in zip_longest(setup.roots, setup.within, fillvalue=b"")
         ]
         self._owners = OwnerNames()
-        self._chunker = Chunker()
-        self._buffer = memoryview(bytearray(self._chunker.max_bytes + _READ_BYTES))
+        self._contents = ContentWriter(self._writer)
         self._parents: dict[bytes, dict[bytes, dict[str, Any]]] = {}
         self._counts = Counts()
         self._findings: list[Finding] = []
@@ -509,31 +507,9 @@ class BackupWorker:
 
     def _content(self, fd: int, expected: int) -> tuple[list[bytes], int]:
         """Store a file's content from its beginning; return blob ids and bytes read."""
-        ids: list[bytes] = []
-        add = self._writer.add
-        if expected < self._chunker.min_bytes:
-            data = os.pread(fd, expected + 1, 0)
-            if len(data) <= expected:
-                self._counts.bytes_read += len(data)
-                return ([add(BlobType.DATA, data)] if data else []), len(data)
-        buffer = self._buffer
-        held = offset = 0
-        while True:
-            read = os.preadv(fd, [buffer[held : held + _READ_BYTES]], offset)
-            offset += read
-            held += read
-            ends = self._chunker.cut(buffer[:held], last=not read)
-            start = 0
-            for end in ends:
-                ids.append(add(BlobType.DATA, buffer[start:end]))
-                start = end
-            held -= start
-            if start and held:
-                buffer[:held] = bytes(buffer[start : start + held])
-            if not read:
-                break
-        self._counts.bytes_read += offset
-        return ids, offset
+        ids, size = self._contents.from_file(fd, expected)
+        self._counts.bytes_read += size
+        return ids, size
 
     def _store_chunks(self, task: StoreChunks) -> list[tuple[bytes, int]] | str:
         answer = []
@@ -541,7 +517,7 @@ class BackupWorker:
         try:
             fd = os.open(task.path, os.O_RDONLY | os.O_CLOEXEC)
             for offset, length in task.ranges:
-                view = self._buffer[:length]
+                view = self._contents.buffer[:length]
                 held = 0
                 while held < length:
                     read = os.preadv(fd, [view[held:]], offset + held)

@@ -8,7 +8,7 @@ not read; verifying them is another act. Reads only.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from holdfast.errors import Damaged, ObjectNotFound, StoreDenied
@@ -46,22 +46,38 @@ def read_back(
 ) -> ReadBack:
     """Read a snapshot's record, index files and packs; raise `Damaged` at the first fault."""
     with repository.lock("verify", tolerates={PRUNE}, wait_seconds=wait_for_lock_seconds) as lock:
-        repository.snapshot(snapshot_id)
-        blobs = _listed(repository, packs, indexes)
-        total = sum(pack_size_bytes(each) for each in blobs.values())
-        count = read = 0
-        reported = 0.0
-        workers = workers if repository.store.shareable and len(packs) > 1 else 0
-        with Pool(workers, CheckSetup(repository), fork=repository.store.fork_safe) as pool:
-            lock.keep()
-            checked: CheckedPack
-            for checked in pool.unordered(CheckPack(pack, blobs[pack]) for pack in packs):
-                _refuse(checked)
-                count += 1
-                read += checked.bytes_read
-                if time.monotonic() - reported > _REPORT_SECONDS:
-                    reported = time.monotonic()
-                    report(Progress("read_back", bytes_done=read, bytes_total=total))
+        return check_stored(
+            repository, snapshot_id, packs, indexes, report, workers=workers, forked=lock.keep
+        )
+
+
+def check_stored(
+    repository: Repository,
+    snapshot_id: str,
+    packs: Sequence[bytes],
+    indexes: Sequence[str],
+    report: Report = ignore_progress,
+    *,
+    workers: int = 0,
+    forked: Callable[[], object] = lambda: None,
+) -> ReadBack:
+    """As `read_back`, for who holds a lock; `forked` is called when the workers run."""
+    repository.snapshot(snapshot_id)
+    blobs = _listed(repository, packs, indexes)
+    total = sum(pack_size_bytes(each) for each in blobs.values())
+    count = read = 0
+    reported = 0.0
+    workers = workers if repository.store.shareable and len(packs) > 1 else 0
+    with Pool(workers, CheckSetup(repository), fork=repository.store.fork_safe) as pool:
+        forked()
+        checked: CheckedPack
+        for checked in pool.unordered(CheckPack(pack, blobs[pack]) for pack in packs):
+            _refuse(checked)
+            count += 1
+            read += checked.bytes_read
+            if time.monotonic() - reported > _REPORT_SECONDS:
+                reported = time.monotonic()
+                report(Progress("read_back", bytes_done=read, bytes_total=total))
     return ReadBack(count, read)
 
 

@@ -21,6 +21,7 @@ from holdfast.repo.lock import BESIDE_PRUNE, PRUNE, Lock
 from holdfast.repo.pack import decode_header
 from holdfast.repo.repository import FileKind, Repository
 from holdfast.repo.resurrect import resurrect_marked, resurrect_packs
+from holdfast.repo.warm_index import WarmIndex
 from holdfast.repo.writer import PACK_BYTES, Compression, StoredPack, WriteSetup
 
 _BLOBS_IN_INDEX_FILE = 50_000
@@ -39,9 +40,12 @@ class WriteSession:
         uploads: int = 1,
         pack_bytes: int = PACK_BYTES,
         wait_seconds: float = 0.0,
+        warm: WarmIndex | None = None,
     ) -> None:
+        """`warm` is an index that this process keeps from one session to the next."""
         assert purpose in BESIDE_PRUNE
         self.repository = repository
+        self._warm = warm
         self._lock: Lock = repository.lock(purpose, tolerates={PRUNE}, wait_seconds=wait_seconds)
         self._options = (compression, uploads, pack_bytes)
         self._pending: list[IndexedPack] = []
@@ -53,8 +57,11 @@ class WriteSession:
     def __enter__(self) -> WriteSession:
         self._lock.__enter__()
         try:
-            self._cache = self.repository.open_index_cache()
-            self.index = self.repository.open_index(self._cache)
+            if self._warm is None:
+                self._cache = self.repository.open_index_cache()
+                self.index = self.repository.open_index(self._cache)
+            else:
+                self._cache, self.index = self._warm.cache, self._warm.open()
             self._sources = self.index.sources
             self.known = KnownBlobs()
         except BaseException:

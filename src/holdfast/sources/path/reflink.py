@@ -26,6 +26,22 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _UNSUPPORTED = frozenset((errno.ENOTSUP, errno.ENOTTY, errno.EXDEV, errno.ENOSYS))
 
 
+def unnamed_clone(fd: int, directory_fd: int) -> int:
+    """Clone an open file into one without a name, which is gone when it is closed.
+
+    `directory_fd` is any directory of the same file system; nothing shows in it. Raises
+    OSError where that file system cannot clone, or this user may not write there.
+    """
+    flags = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
+    clone = os.open(b".", flags, 0o600, dir_fd=directory_fd)
+    try:
+        fcntl.ioctl(clone, _FICLONE, fd)
+    except BaseException:
+        os.close(clone)
+        raise
+    return clone
+
+
 class ReflinkCopy:
     """Clones below `source` into `staging`, an empty directory on the same file system."""
 
