@@ -51,7 +51,10 @@ class Tokens(Listing[Token]):
 
 
 class NewToken(Body):
-    """What a token is for. `kinds` and `resources` narrow it where they are given."""
+    """What a token is for. `kinds` and `resources` narrow it where they are given.
+
+    A kind is one of sources, such as ``path``, or ``bucket``.
+    """
 
     name: Word
     rights: Rights
@@ -79,7 +82,8 @@ def list_tokens(call: Asked, cursor: Cursor = None, limit: Limit = DEFAULT_LIMIT
 def issue_token(call: Asked, body: NewToken, key: KeyHeader = None) -> Response:
     """Issue a token.
 
-    It cannot have more rights than who issues it. The secret is in this answer only.
+    It cannot have more rights than who issues it. The secret is in this answer only. The
+    token's id and its secret are an S3 client's key pair, too.
     """
 
     def act(tx: Tx) -> tuple[Row, str]:
@@ -91,6 +95,7 @@ def issue_token(call: Asked, body: NewToken, key: KeyHeader = None) -> Response:
             kinds=body.kinds,
             resources=body.resources,
             expires_at=body.expires_at,
+            keys=call.keys,
             now=call.now,
         )
 

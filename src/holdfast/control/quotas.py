@@ -15,7 +15,7 @@ from holdfast.control.database import Tx
 from holdfast.control.ledger import lock_account
 from holdfast.control.prices import STORED
 from holdfast.control.principal import Principal, Right
-from holdfast.control.tables import Account, Job, Meter, Snapshot
+from holdfast.control.tables import Account, Bucket, Job, Meter, Snapshot
 from holdfast.errors import QuotaExceeded
 from holdfast.model.quantity import print_bytes
 
@@ -57,7 +57,7 @@ def check(tx: Tx, account: Account, *, snapshots: int = 1, stored_bytes: int = 0
     if account.quota_snapshots is None and account.quota_stored_bytes is None:
         return
     account = lock_account(tx, account.id)
-    if account.quota_snapshots is not None:
+    if account.quota_snapshots is not None and snapshots:
         used = _snapshots(tx, account.id)
         if used + snapshots > account.quota_snapshots:
             raise QuotaExceeded(
@@ -71,7 +71,7 @@ def check(tx: Tx, account: Account, *, snapshots: int = 1, stored_bytes: int = 0
             raise QuotaExceeded(
                 f"The account stores {print_bytes(stored)} of "
                 f"{print_bytes(account.quota_stored_bytes)}; delete snapshots (their space comes "
-                "back after the recycle period), or ask the operator for more."
+                "back after the recycle period) or objects, or ask the operator for more."
             )
 
 
@@ -93,7 +93,11 @@ def _stored(tx: Tx, account_id: str) -> int:
     found = select(func.coalesce(func.sum(Meter.quantity_bytes), 0)).where(
         Meter.account_id == account_id, Meter.what == STORED, Meter.until.is_(None)
     )
-    return int(tx.scalars(found).one())
+    # Meters of buckets follow within a minute; what was put meanwhile counts already.
+    ahead = select(func.coalesce(func.sum(Bucket.stored_bytes - Bucket.metered_bytes), 0)).where(
+        Bucket.account_id == account_id
+    )
+    return int(tx.scalars(found).one()) + int(tx.scalars(ahead).one())
 
 
 def _snapshots(tx: Tx, account_id: str) -> int:

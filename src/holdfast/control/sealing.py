@@ -27,7 +27,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import InstrumentedAttribute
 
 from holdfast.control.database import Tx
-from holdfast.control.tables import Base, Region, Repository, Webhook
+from holdfast.control.tables import Base, Region, Repository, Token, Webhook
 from holdfast.errors import Conflict, InUse, NotFound, UsageError, WrongMasterKey
 
 KEY_BYTES: Final = 32
@@ -43,6 +43,7 @@ SEALED_COLUMNS: Final[tuple[InstrumentedAttribute[Any], ...]] = (
     Repository.sealed_password,
     Region.sealed_options,
     Webhook.sealed_secret,
+    Token.sealed_secret,
 )
 """Every column that holds sealed text; rotation seals all of them again."""
 

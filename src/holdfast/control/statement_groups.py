@@ -17,7 +17,16 @@ from sqlalchemy import func, or_, select
 from holdfast.control.allocation import allocate
 from holdfast.control.database import Tx
 from holdfast.control.ledger import HOURLY
-from holdfast.control.tables import Host, LedgerEntry, Restore, Schedule, Snapshot, Source
+from holdfast.control.tables import (
+    AuditEntry,
+    Bucket,
+    Host,
+    LedgerEntry,
+    Restore,
+    Schedule,
+    Snapshot,
+    Source,
+)
 
 GROUPINGS: Final = ("resource", "label", "schedule", "snapshot")
 MANUAL: Final = "manual"
@@ -90,7 +99,7 @@ def grouped(
         for each in booked:
             run = runs.get(each.resource_id)
             sums.add(run.source_id if run else each.resource_id, each, each.quantity_mb, each.femto)
-        return _source_names(tx, account_id), sums.parts
+        return _source_names(tx, account_id) | _bucket_names(tx, account_id, booked), sums.parts
     stays = _stays(tx, account_id, start, _booked_end(tx, account_id, start, end))
     names = _schedule_names(tx, account_id) if group_by == "schedule" else {}
 
@@ -115,7 +124,7 @@ def grouped(
             sums.add(each.resource_id, each, each.quantity_mb, each.femto)
     if group_by == "snapshot":
         names = _snapshot_names(tx, account_id, start, end)
-    return names, sums.parts
+    return names | _bucket_names(tx, account_id, booked), sums.parts
 
 
 def _labelled(labels: Mapping[str, str], label: str | None) -> list[str]:
@@ -191,6 +200,24 @@ def _source_names(tx: Tx, account_id: str) -> dict[str, str]:
     found = select(Source.id, Host.name, Source.path).join(Host, Host.id == Source.host_id)
     rows = tx.execute(found.where(Source.account_id == account_id))
     return {row_id: f"{host}:{path}" for row_id, host, path in rows}
+
+
+def _bucket_names(tx: Tx, account_id: str, booked: Sequence[Booked]) -> dict[str, str]:
+    """The names of buckets that cost something; of removed ones, as the audit has them."""
+    ids = {each.resource_id for each in booked if each.resource_kind == "bucket"}
+    if not ids:
+        return {}
+    found = select(Bucket.id, Bucket.name).where(Bucket.account_id == account_id)
+    names = {row_id: name for row_id, name in tx.execute(found) if row_id in ids}
+    removed = select(AuditEntry.subject_id, AuditEntry.before).where(
+        AuditEntry.account_id == account_id,
+        AuditEntry.subject_id.in_(ids - names.keys()),
+        AuditEntry.action == "bucket.remove",
+    )
+    names |= {
+        row_id: str((before or {}).get("name", row_id)) for row_id, before in tx.execute(removed)
+    }
+    return {row_id: f"bucket {name}" for row_id, name in names.items()}
 
 
 def _schedule_names(tx: Tx, account_id: str) -> dict[str, str]:

@@ -1,9 +1,10 @@
 """Tokens: secrets that stand for rights. Issued once, kept as a SHA-256, never shown again.
 
 A secret has 256 random bits, so a fast hash is enough and finding it by its hash tells
-nothing through time. A token never carries more than who issued it, and never more than
-that person still has: it is cut to the person's role whenever it is used, and ends with
-the membership.
+nothing through time. An access token's is kept sealed besides, until it is revoked: requests
+to buckets are signed with it and do not carry it (see `bucket_access`). A token never
+carries more than who issued it, and never more than that person still has: it is cut to the
+person's role whenever it is used, and ends with the membership.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from holdfast.control import audit
 from holdfast.control.database import Tx
 from holdfast.control.paging import Order, Page, page
 from holdfast.control.principal import ROLE_RIGHTS, Principal, Right, system
-from holdfast.control.tables import Account, Host, Member, Schedule, Source, Token
+from holdfast.control.sealing import MasterKeys, context_of
+from holdfast.control.tables import Account, Bucket, Host, Member, Schedule, Source, Token
 from holdfast.errors import Forbidden, NotFound, NotSignedIn, UsageError
 
 NOTE_USE_EVERY: Final = timedelta(minutes=1)
@@ -56,12 +58,14 @@ def issue(
     kinds: Iterable[str] = (),
     resources: Iterable[str] = (),
     expires_at: datetime | None = None,
+    keys: MasterKeys | None = None,
     now: datetime,
 ) -> tuple[Token, str]:
-    """A new access token and its secret, which is not kept.
+    """A new access token and its secret, which is kept sealed only.
 
-    `kinds` (of sources) and `resources` (ids of hosts, sources, schedules) narrow it.
-    `Forbidden` where it would exceed the rights or the narrowing of `who`.
+    `kinds` (of sources, or ``bucket``) and `resources` (ids of hosts, sources, schedules,
+    buckets) narrow it. Without `keys` it cannot sign requests to buckets. `Forbidden` where
+    it would exceed the rights or the narrowing of `who`.
     """
     who.require(Right.ADMINISTER)
     wanted = _rights(rights)
@@ -88,6 +92,9 @@ def issue(
         expires_at=expires_at,
         created_at=now,
     )
+    if keys is not None:
+        token.sealed_secret = keys.seal(secret.encode(), context_of(Token, token.id))
+        tx.flush()
     _record_issued(tx, who, token, now=now)
     return token, secret
 
@@ -128,6 +135,7 @@ def revoke(tx: Tx, who: Principal, token_id: str, *, now: datetime) -> Token:
         raise NotFound(f"There is no token {token_id}.")
     if token.revoked_at is None:
         token.revoked_at = now
+        token.sealed_secret = None
         audit.record(tx, who, "token.revoke", "token", token.id, now=now)
     return token
 
@@ -145,6 +153,23 @@ def authenticate(tx: Tx, secret: str, *, address: str, request_id: str, now: dat
     token = find(tx, secret)
     if token is None or token.purpose == "enrolment":
         raise NotSignedIn("This token is not known here. Check that it was copied whole.")
+    return _principal(tx, token, address=address, request_id=request_id, now=now)
+
+
+def principal_of(
+    tx: Tx, token_id: str, *, address: str, request_id: str, now: datetime
+) -> Principal:
+    """Who an access token stands for, when a gateway has seen that its secret is known.
+
+    The same checks as in `authenticate`; `NotSignedIn` also for tokens of other purposes.
+    """
+    token = tx.get(Token, token_id)
+    if token is None or token.purpose != "access":
+        raise NotSignedIn("This token is not known here. Check the access key.")
+    return _principal(tx, token, address=address, request_id=request_id, now=now)
+
+
+def _principal(tx: Tx, token: Token, *, address: str, request_id: str, now: datetime) -> Principal:
     if token.revoked_at is not None:
         raise NotSignedIn("This token was revoked. Ask an owner of the account for another.")
     if token.expires_at is not None and token.expires_at <= now:
@@ -256,15 +281,15 @@ def _within(wanted: Collection[str], own: Collection[str], what: str) -> None:
 
 
 def _check_own(tx: Tx, who: Principal, ids: Collection[str]) -> None:
-    """`NotFound` unless each id is a host, source or schedule of the account."""
+    """`NotFound` unless each id is a host, source, schedule or bucket of the account."""
     if not ids:
         return
     found: set[str] = set()
-    for table in (Host, Source, Schedule):
+    for table in (Host, Source, Schedule, Bucket):
         statement = select(table.id).where(table.account_id == who.account_id, table.id.in_(ids))
         found.update(tx.scalars(statement))
     for missing in sorted(set(ids) - found):
-        raise NotFound(f"The account has no host, source or schedule {missing}.")
+        raise NotFound(f"The account has no host, source, schedule or bucket {missing}.")
 
 
 def _name(name: str) -> str:
