@@ -83,6 +83,10 @@ class Workroom:
         """Run what blocks. It runs to its end even where the request is given up."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, act)
 
+    async def asking(self, act: Callable[[], T]) -> T:
+        """Run what asks the control plane, in threads that do nothing else."""
+        return await asyncio.get_running_loop().run_in_executor(self._asking, act)
+
     async def repository_grant(self, request: Request, repository_id: str) -> Grant:
         """What the request's credential may do with a repository."""
         credential = credential_of(request)
@@ -134,7 +138,7 @@ class Workroom:
                 credential, repository_id=repository_id, snapshot_id=snapshot_id
             )
 
-        return await asyncio.get_running_loop().run_in_executor(self._asking, act)
+        return await self.asking(act)
 
     def _budget(self, amount: int) -> Budget:
         return Budget(amount, max(1, amount // 2), self.limits.patience_seconds)

@@ -12,6 +12,7 @@ from starlette.applications import Starlette
 
 from holdfast.gateway.app import make_app
 from holdfast.gateway.http_authority import HttpAuthority
+from holdfast.gateway.s3.http_index import HttpBucketIndex
 from holdfast.serve.settings import Settings
 
 
@@ -21,5 +22,12 @@ def gateway_app(
     """The app; what it needs is closed by `stack`."""
     authority = HttpAuthority(control_url, credential)
     stack.callback(authority.close)
+    index = HttpBucketIndex(control_url, credential)
+    stack.callback(index.close)
     cache = os.path.join(settings.data_directory, "gateway-cache")
-    return make_app(authority, cache_directory=cache)
+    return make_app(
+        authority,
+        cache_directory=cache,
+        index=index,
+        trusted_proxies=settings.proxy_networks,
+    )

@@ -166,7 +166,10 @@ class LocalStore:
         try:
             for path, found in self._files(self._root, temporaries=True):
                 if found.st_mtime < limit:
-                    os.unlink(path)
+                    try:
+                        os.unlink(path)
+                    except FileNotFoundError:
+                        continue  # somebody else tidies up, too
                     self._step("stale temporary removed")
                     removed += 1
         except OSError as error:
