@@ -103,7 +103,13 @@ class Api:
         with self.world.database.write() as tx:
             who = self.world.principal(account)
             _, secret = tokens.issue(
-                tx, who, name="test", rights=list(rights), now=self.world.now, **narrowing
+                tx,
+                who,
+                name="test",
+                rights=list(rights),
+                keys=self.world.keys,
+                now=self.world.now,
+                **narrowing,
             )
         return secret
 

@@ -21,9 +21,9 @@ STAYS = JobError("source_vanished", "The path is not there.")
 class Runs:
     """Makes backup jobs in a world and plays the agents of its hosts."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, *, repository: Repository | None = None) -> None:
         self.world = world
-        self.repository: Repository = world.add_repository()
+        self.repository: Repository = repository or world.add_repository()
         self._count = itertools.count(1)
 
     def add(
@@ -70,15 +70,20 @@ class Runs:
         return job
 
     def claim(self, host: Host, instance: str = INSTANCE) -> Job | None:
+        """As the server does it, which first looks whether there is anything to claim."""
         world = self.world
+        who = world.agent(host)
+        with world.database.read() as tx:
+            if not jobs.is_worth_claiming(tx, who, instance=instance, now=world.now):
+                return None
         with world.database.write() as tx:
-            return jobs.claim(tx, world.agent(host), instance=instance, now=world.now)
+            return jobs.claim(tx, who, instance=instance, now=world.now)
 
     def report(self, host: Host, job: Job, attempt: int | None = None, **said: Any) -> bool:
         """Report progress; whether the job should be cancelled."""
         world = self.world
         with world.database.write() as tx:
-            _, cancel = jobs.report(
+            _, cancel, _ = jobs.report(
                 tx,
                 world.agent(host),
                 job.id,

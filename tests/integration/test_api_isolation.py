@@ -20,6 +20,8 @@ from typing import Any
 import httpx
 import pytest
 from api_world import Api, caught_log
+from control_shelf import Shelf
+from control_tasks import Tasks
 from control_world import REPOSITORY_PASSWORD, World
 from sqlalchemy import select, text, update
 
@@ -56,6 +58,12 @@ class Case:
 def listed(needs: set[Right], **fields: Any) -> Case:
     return Case(needs, names=False, **fields)
 
+
+_MD5 = "d41d8cd98f00b204e9800998ecf8427e"
+_OWNER = {"credential": "{secret}"}
+_OF_BUCKET = {"caller": _OWNER, "bucket": "{bucket}"}
+_OF_OBJECT = {**_OF_BUCKET, "key": "a/b"}
+_OF_UPLOAD = {**_OF_OBJECT, "upload_id": "{upload}"}
 
 OPERATIONS: dict[str, Case] = {
     # Sessions
@@ -148,6 +156,41 @@ OPERATIONS: dict[str, Case] = {
     "get_restore": Case(READ),
     "cancel_restore": Case(RESTORE),
     "get_restore_log": Case(READ),
+    # Tasks
+    "list_task_profiles": listed(READ),
+    "list_tasks": listed(READ),
+    "submit_task": listed(
+        CREATE,
+        body={
+            "name": "train",
+            "profile": "batch",
+            "constants": [{"key": "COMMAND", "value": "true"}],
+        },
+        status=201,
+        narrowed=403,
+    ),
+    "get_task": Case(READ),
+    "edit_task": Case(CREATE, body={"tags": ["a"]}),
+    "delete_task": Case(DELETE),
+    "abort_task": Case(CREATE),
+    "renew_task_inputs": Case(CREATE),
+    "list_task_instances": Case(READ),
+    "get_task_output": Case(RESTORE),
+    "get_whole_task_output": Case(RESTORE),
+    "create_task_snapshot": Case(CREATE, body={}, status=202),
+    "list_task_snapshots": Case(READ),
+    "set_periodic_snapshots": Case(CREATE, body={"seconds": 60}),
+    "end_periodic_snapshots": Case(CREATE),
+    "get_task_snapshot": Case(READ),
+    "edit_task_snapshot": Case(CREATE, body={"label": "best"}),
+    "delete_task_snapshot": Case(DELETE),
+    "create_task_preview": Case(RESTORE, body={}, status=202),
+    "get_task_preview": Case(RESTORE),
+    # Buckets
+    "list_buckets": listed(READ),
+    "create_bucket": listed(CREATE, body={"name": "fresh"}, status=201, narrowed=403),
+    "get_bucket": Case(READ),
+    "remove_bucket": Case(DELETE, query={"contents": "true"}, status=204),
     "list_jobs": listed(READ),
     "get_job": Case(READ),
     "cancel_job": Case(RESTORE),
@@ -209,6 +252,45 @@ OPERATIONS: dict[str, Case] = {
     "resolve_credential": Case(
         body={"credential": "{secret}", "repository_id": "{repository}"}, for_whom="gateway"
     ),
+    "derive_signing_keys": Case(
+        body={"access_key": "{token}", "date": "20261102", "region": "us-east-1"},
+        for_whom="gateway",
+    ),
+    "gateway_list_buckets": Case(body={"caller": _OWNER}, for_whom="gateway"),
+    "gateway_create_bucket": Case(body=_OF_BUCKET, for_whom="gateway"),
+    "gateway_open_bucket": Case(body=_OF_BUCKET, for_whom="gateway"),
+    "gateway_remove_bucket": Case(
+        body={"caller": _OWNER, "bucket": "{empty_bucket}"}, status=204, for_whom="gateway"
+    ),
+    "gateway_list_objects": Case(body=_OF_BUCKET, for_whom="gateway"),
+    "gateway_get_object": Case(body=_OF_OBJECT, for_whom="gateway"),
+    "gateway_put_object": Case(
+        body={**_OF_OBJECT, "bodies": [], "size_bytes": 0, "etag": "e"}, for_whom="gateway"
+    ),
+    "gateway_copy_object": Case(
+        body={**_OF_OBJECT, "key": "copy", "source_bucket": "{bucket}", "source_key": "a/b"},
+        for_whom="gateway",
+    ),
+    "gateway_delete_objects": Case(body={**_OF_BUCKET, "keys": ["a/b"]}, for_whom="gateway"),
+    "gateway_hide_objects": Case(body={**_OF_BUCKET, "keys": ["a/b"]}, for_whom="gateway"),
+    "gateway_begin_upload": Case(body=_OF_OBJECT, for_whom="gateway"),
+    "gateway_store_part": Case(
+        body={**_OF_UPLOAD, "number": 2, "bodies": [], "size_bytes": 0, "etag": _MD5},
+        for_whom="gateway",
+    ),
+    "gateway_list_parts": Case(body=_OF_UPLOAD, for_whom="gateway"),
+    "gateway_complete_upload": Case(
+        body={**_OF_UPLOAD, "parts": [{"number": 1, "etag": _MD5}]}, for_whom="gateway"
+    ),
+    "gateway_abort_upload": Case(body=_OF_UPLOAD, status=204, for_whom="gateway"),
+    "gateway_list_uploads": Case(body=_OF_BUCKET, for_whom="gateway"),
+    "gateway_reserve_bodies": Case(
+        body={"repository_id": "{repository}", "count": 2}, for_whom="gateway"
+    ),
+    "gateway_list_due_bodies": Case(body={"limit": 5}, for_whom="gateway"),
+    "gateway_note_removed_bodies": Case(
+        body={"ids": ["{repository}"]}, status=204, for_whom="gateway"
+    ),
     # Operations
     "get_health": Case(for_whom="anybody"),
     "get_readiness": Case(for_whom="anybody"),
@@ -221,6 +303,8 @@ OTHER_IDS = {
     "cancel_job": {"job_id": "{restore_job}"},
     "cancel_snapshot": {"snapshot_id": "{pending_snapshot}"},
     "recover_snapshot": {"snapshot_id": "{deleted_snapshot}"},
+    "get_bucket": {"name": "{bucket}"},
+    "remove_bucket": {"name": "{bucket}"},
     "release_hold": {"snapshot_id": "{held_snapshot}"},
     "report_progress": {"job_id": "{leased_job}"},
     "finish_job": {"job_id": "{leased_job}"},
@@ -245,7 +329,7 @@ class Town:
         self.put_only_host = world.add_host(put_only=True)
         source = world.add_source(self.host)
         other_source = world.add_source(self.host, "/root/other")
-        repository = world.add_repository()
+        repository = self.repository = world.add_repository()
         snapshot, held, deleted = (world.add_snapshot(source, repository) for _ in range(3))
         viewer, _ = world.add_user("viewer@example.org", role="viewer")
         with world.database.write() as tx:
@@ -288,6 +372,8 @@ class Town:
             restore = restores.request(
                 tx, who, snapshot_id=snapshot.id, host_id=self.host.id, now=world.now
             )
+        self._fill_a_bucket()
+        self._run_a_task()
         ids.update(
             account=world.account.id,
             user=viewer.id,
@@ -307,6 +393,28 @@ class Town:
             restore_job=restore.job_id or "",
             leased_job=self._leased_job(source.id, repository.id),
         )
+
+    def _run_a_task(self) -> None:
+        """A task that executes, with an input, output, a snapshot of it, and a preview."""
+        made = Tasks(self.world, repository=self.repository)
+        host = made.host()
+        task, job = made.running(host, inputs=({"bucket": "results"},))
+        with self.world.database.write() as tx:
+            from holdfast.control import task_snapshots
+
+            who, now = self.world.principal(), self.world.now
+            whole = task_snapshots.request(tx, who, task.id, now=now)
+            preview = task_snapshots.preview_ask(tx, who, task.id, now=now)
+        made.say(host, job, made.output(b"hello"), made.snapshot_said(whole, "success"))
+        self.ids.update(task=task.id, task_snapshot=whole.id, preview=preview.id, stream="stdout")
+
+    def _fill_a_bucket(self) -> None:
+        shelf = Shelf(self.world)
+        bucket, empty = shelf.bucket("results"), shelf.bucket("empty-one")
+        shelf.put(bucket, "a/b", pieces=[])
+        upload = shelf.begin(bucket, "a/b")
+        shelf.part(bucket, upload, 1, pieces=[], etag=_MD5)
+        self.ids.update(bucket=bucket.name, empty_bucket=empty.name, upload=upload.id)
 
     def _leased_job(self, source_id: str, repository_id: str) -> str:
         """The job of a run that both hosts' agents might think is theirs; it is the first's."""

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import schemathesis
 from api_world import ORIGIN, Api, caught_log
+from control_tasks import Tasks
 from control_world import World
 from schemathesis import BaseSchema, Case, hooks
 from schemathesis.config import SchemathesisConfig
@@ -25,7 +26,16 @@ from schemathesis.engine import Status, events, from_schema
 from schemathesis.engine.run import PhaseName
 from sqlalchemy import select
 
-from holdfast.control import holds, prices, restores, schedules, snapshots, tokens, webhooks
+from holdfast.control import (
+    holds,
+    prices,
+    restores,
+    schedules,
+    snapshots,
+    task_snapshots,
+    tokens,
+    webhooks,
+)
 from holdfast.control.database import Database
 from holdfast.control.tables import (
     Hold,
@@ -37,6 +47,9 @@ from holdfast.control.tables import (
     SignIn,
     Snapshot,
     Source,
+    Task,
+    TaskPreview,
+    TaskSnapshot,
     Webhook,
 )
 from holdfast.edge.deployment import SESSION_COOKIE
@@ -92,6 +105,9 @@ def with_real_things(world: World) -> Callable[[Any, Case[Any], Any], None]:
         for table in (Host, Source, Schedule, Snapshot, Restore, Job, Webhook, Hold, Repository):
             own = select(table.id).where(table.account_id == account.id).limit(1)
             ids[f"{table.__name__.lower()}_id"] = tx.scalar(own)
+        ids["task_id"] = tx.scalar(select(Task.id))
+        ids["task_snapshot_id"] = tx.scalar(select(TaskSnapshot.id))
+        ids["preview_id"] = tx.scalar(select(TaskPreview.id))
 
     def real(value: Any) -> Any:
         if isinstance(value, dict):
@@ -131,6 +147,11 @@ def one_of_everything(world: World) -> None:
         prices.refresh(tx, prices.DEFAULT_PRICES, origin="test", now=world.now)
         snapshots.request(tx, who, source_id=source.id, now=world.now, keys=world.keys)
         restores.request(tx, who, snapshot_id=snapshot.id, host_id=host.id, now=world.now)
+    made = Tasks(world, repository=repository, account=account)
+    task, _ = made.running(made.host())
+    with world.database.write() as tx:
+        task_snapshots.request(tx, who, task.id, now=world.now)
+        task_snapshots.preview_ask(tx, who, task.id, now=world.now)
 
 
 def signed_in(api: Api) -> str:

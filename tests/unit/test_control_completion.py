@@ -418,7 +418,7 @@ def test_only_orphans_of_runs_that_are_known_to_have_ended_are_removed(
     assert removal.spec == {"snapshots": [{"snapshot_id": "a" * 64, "manifest_id": "a" * 64}]}
     assert removal.idempotency_key == f"orphans:{job.id}"
     assert told.data["removed"] == ["a" * 64]
-    assert told.data["unknown"] == ["b" * 64, "c" * 64, "d" * 64]
+    assert told.data["unknown"] == ["c" * 64, "d" * 64], "one that goes on may get its row yet"
 
 
 @pytest.mark.parametrize("kind", ["verify", "remove", "prune", "measure", "reconcile"])

@@ -78,10 +78,18 @@ class HeartbeatAnswer(Document):
     stop: list[str]
 
 
+class Room(Body):
+    """How much more an agent wants: of instances of tasks, and of all other jobs."""
+
+    jobs: Annotated[int, Field(strict=True, ge=0, le=10_000)]
+    tasks: Annotated[int, Field(strict=True, ge=0, le=10_000)]
+
+
 class Claim(Body):
-    """A wish for work; waits for so long when there is none."""
+    """A wish for work; waits for so long when there is none. Without `room`, for any."""
 
     instance: Instance
+    room: Room | None = None
     wait_seconds: Annotated[float, Field(strict=True, ge=0, le=LONGEST_WAIT_SECONDS)] = 0
 
 
@@ -124,6 +132,10 @@ class NewLine(Body):
 Lines = Annotated[list[NewLine], Field(max_length=500)]
 
 
+Messages = Annotated[list[JsonObject], Field(max_length=100)]
+"""What is said of an instance of a task; docs/design/control-plane.md has them."""
+
+
 class Progress(Body):
     """Where an attempt stands."""
 
@@ -131,13 +143,18 @@ class Progress(Body):
     stage: Said = ""
     progress: JsonObject = Field(default_factory=dict)
     lines: Lines = Field(default_factory=list)
+    messages: Messages = Field(default_factory=list)
 
 
 class ProgressAnswer(Document):
-    """How long the lease holds now, and whether somebody wants the job to end."""
+    """How long the lease holds now, whether somebody wants the job to end, and the orders.
+
+    Orders are for instances of tasks, and the whole of what is wanted, each time.
+    """
 
     lease_until: datetime
     cancel: bool
+    orders: dict[str, Any] | None
 
 
 class NewFinding(Body):
@@ -165,6 +182,7 @@ class Finish(Body):
     findings: Annotated[list[NewFinding], Field(max_length=100_000)] = Field(default_factory=list)
     error: Failure | None = None
     lines: Lines = Field(default_factory=list)
+    messages: Messages = Field(default_factory=list)
 
 
 class Finished(Document):
@@ -219,7 +237,7 @@ async def claim_job(call: AskedByAgent, body: Claim) -> Response:
     deployment = call.deployment
     loop = asyncio.get_running_loop()
     until = loop.time() + min(body.wait_seconds, deployment.limits.longest_wait_seconds)
-    attempt = partial(_try_to_claim, call, body.instance)
+    attempt = partial(_try_to_claim, call, body)
     # Only a keeper's credential deletes, and only keepers do what is for no host.
     keeper = Right.DELETE in call.who.rights
     with deployment.wakeups.listening(
@@ -244,7 +262,7 @@ async def claim_job(call: AskedByAgent, body: Claim) -> Response:
 def report_progress(call: AskedByAgent, job_id: PathId, body: Progress) -> Response:
     """Report progress, which renews the lease; learn whether the job is wanted no longer."""
     with call.writing() as tx:
-        lease_until, cancel = jobs.report(
+        lease_until, cancel, orders = jobs.report(
             tx,
             call.who,
             job_id,
@@ -252,10 +270,11 @@ def report_progress(call: AskedByAgent, job_id: PathId, body: Progress) -> Respo
             stage=body.stage,
             progress=body.progress,
             lines=_lines(body.lines),
+            messages=body.messages,
             lease_seconds=call.deployment.lease_seconds,
             now=call.now,
         )
-    return plain(ProgressAnswer(lease_until=lease_until, cancel=cancel))
+    return plain(ProgressAnswer(lease_until=lease_until, cancel=cancel, orders=orders))
 
 
 @routes.post("/agent/jobs/{job_id}/finish", response_model=Finished)
@@ -277,6 +296,7 @@ def finish_job(call: AskedByAgent, job_id: PathId, body: Finish) -> Response:
             findings=[each.model_dump() for each in body.findings],
             error=error,
             lines=_lines(body.lines),
+            messages=body.messages,
             now=call.now,
             keys=call.keys,
         )
@@ -288,14 +308,22 @@ def finish_job(call: AskedByAgent, job_id: PathId, body: Finish) -> Response:
     return plain(finished)
 
 
-def _try_to_claim(call: Call, instance: str) -> Claimed | None:
+def _try_to_claim(call: Call, wish: Claim) -> Claimed | None:
     now = call.deployment.clock()
+    room = None if wish.room is None else jobs.Room(wish.room.jobs, wish.room.tasks)
     lease_seconds = call.deployment.lease_seconds
     with call.reading() as tx:
-        if not jobs.is_worth_claiming(tx, call.who, instance=instance, now=now):
+        if not jobs.is_worth_claiming(tx, call.who, instance=wish.instance, room=room, now=now):
             return None
     with call.writing() as tx:
-        job = jobs.claim(tx, call.who, instance=instance, lease_seconds=lease_seconds, now=now)
+        job = jobs.claim(
+            tx,
+            call.who,
+            instance=wish.instance,
+            lease_seconds=lease_seconds,
+            room=room,
+            now=now,
+        )
         if job is None:
             return None
         access = gateway_access.repository_of_job(tx, job, keys=call.keys)

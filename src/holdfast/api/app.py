@@ -13,8 +13,10 @@ from holdfast.api import (
     agent,
     audit,
     billing,
+    buckets,
     events,
     gateway,
+    gateway_buckets,
     hosts,
     jobs,
     members,
@@ -28,6 +30,8 @@ from holdfast.api import (
     sessions,
     snapshots,
     sources,
+    task_snapshots,
+    tasks,
     tokens,
     webhooks,
 )
@@ -49,6 +53,9 @@ RESOURCES: Final = (
     schedules,
     snapshots,
     restores,
+    tasks,
+    task_snapshots,
+    buckets,
     jobs,
     events,
     webhooks,
@@ -57,6 +64,7 @@ RESOURCES: Final = (
     billing,
     agent,
     gateway,
+    gateway_buckets,
     operations,
 )
 

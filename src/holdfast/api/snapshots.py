@@ -71,6 +71,7 @@ class Snapshot(Document):
     schedule_id: str | None
     host_id: str
     job_id: str | None
+    task_snapshot_id: str | None
     name: str
     description: str
     labels: dict[str, str]
@@ -159,7 +160,7 @@ def list_snapshots(
     host_id: FilterId = None,
     schedule_id: FilterId = None,
     status: Statuses = None,
-    kind: Literal["path"] | None = None,
+    kind: Literal["path", "task"] | None = None,
     search: Annotated[
         str | None,
         Query(

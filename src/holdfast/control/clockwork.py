@@ -17,6 +17,7 @@ from typing import Final
 import structlog
 
 from holdfast.control import (
+    buckets,
     credit,
     due,
     hosts,
@@ -26,7 +27,10 @@ from holdfast.control import (
     metering,
     recycle,
     sign_in,
+    task_place,
+    task_snapshots,
     upkeep,
+    uploads,
 )
 from holdfast.control.database import Database, Tx
 from holdfast.control.sealing import MasterKeys
@@ -89,8 +93,24 @@ STEPS: Final = (
         lambda shift: shift.repeat(lambda tx: job_end.expire_leases(tx, now=shift.now)),
     ),
     Step("silence", 10, _note_silence),
+    Step(
+        "tasks",
+        5,
+        lambda shift: shift.transact(lambda tx: _count(task_place.place_waiting, tx, shift)),
+    ),
     Step("recycle", 60, lambda shift: recycle.purge_due(shift.database, now=shift.now)),
     Step("upkeep", 60, lambda shift: upkeep.plan(shift.database, now=shift.now)),
+    Step(
+        "uploads",
+        600,
+        lambda shift: shift.repeat(lambda tx: uploads.abort_old(tx, now=shift.now)),
+    ),
+    # Before the hours: one that is booked has what was stored at its beginning.
+    Step(
+        "buckets",
+        60,
+        lambda shift: shift.repeat(lambda tx: buckets.meter(tx, now=shift.now)),
+    ),
     Step(
         "hours",
         60,
@@ -105,6 +125,11 @@ STEPS: Final = (
         "idempotency",
         3600,
         lambda shift: shift.transact(lambda tx: _count(idempotency.forget_old, tx, shift)),
+    ),
+    Step(
+        "previews",
+        3600,
+        lambda shift: shift.transact(lambda tx: _count(task_snapshots.forget_previews, tx, shift)),
     ),
     Step(
         "sign-ins",

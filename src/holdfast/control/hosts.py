@@ -185,6 +185,10 @@ def heartbeat(
         host.silent_since = None
         message = f"The host {host.name} is back after {minutes} minutes."
         events.emit(tx, host.account_id, "host.returned", "host", host.id, message, now=now)
+    if host.inventory.get("task_slots"):
+        from holdfast.control import task_place  # which asks this module who is online
+
+        task_place.place_waiting(tx, account_id=host.account_id, now=now)
     if host.agent_instance is not None and host.agent_instance != instance:
         return [each.job_id for each in running]
     held = {

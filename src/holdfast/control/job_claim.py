@@ -2,13 +2,14 @@
 
 It never ends a job itself. Invariants, each kept by the database and not by timing: a job
 is leased to one host at a time; of one lock key one job is leased at a time; no host has
-more than its `max_jobs` and no account's hosts more than its quota; a revoked host and a
-closed account get nothing.
+more than its `max_jobs` (besides tasks, of which it is given what it has slots for) and no
+account's hosts more than its quota; a revoked host and a closed account get nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -34,9 +35,22 @@ from holdfast.control.tables import Account, Host, Job
 from holdfast.control.tables.base import UtcTime
 from holdfast.errors import Forbidden, UsageError
 
+_TASK: Final = "task"
+_OTHERS: Final = "other"
+_ALL: Final = "any"
+_OF_KIND: Final = {_ALL: (), _TASK: (Job.kind == _TASK,), _OTHERS: (Job.kind != _TASK,)}
+
 LEASE_SECONDS: Final = 60
 """How long a job stays with a host that says nothing, if nobody says otherwise; each
 report starts it anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How much more a host wants to have: of instances of tasks, and of all other jobs."""
+
+    jobs: int
+    tasks: int
 
 
 def working_host(tx: Tx, who: Principal, *, lock: bool = False) -> Host:
@@ -59,9 +73,12 @@ def claim(
     *,
     instance: str,
     lease_seconds: float = LEASE_SECONDS,
+    room: Room | None = None,
     now: datetime,
 ) -> Job | None:
     """Lease the most urgent, then oldest job that this host may do now; None: there is none.
+
+    Without `room` the agent takes whatever there is for its host.
 
     `instance` is a random id of the agent's process. A new one means that the process
     before it is gone and its children with it, so what that one had is returned first.
@@ -73,13 +90,20 @@ def claim(
         message = f"The agent on {host.name} was started anew while it worked on this."
         job_end.return_leases(tx, host, message, now=now)
         host.agent_instance = instance
-    leased = select(func.count()).where(Job.state == JobState.LEASED, Job.leased_to == host.id)
-    if tx.scalar(leased) >= host.max_jobs:  # type: ignore[operator]
+    leased = select(func.count()).where(
+        Job.state == JobState.LEASED, Job.leased_to == host.id, Job.kind != _TASK
+    )
+    wanted = _wanted(room, full=tx.scalars(leased).one() >= host.max_jobs)
+    if wanted is None:
         return None
     refused_keys: set[str] = set()
     while True:
-        job = tx.scalars(_NEXT[host.keeper], _values(host, now, refused_keys)).first()
-        if job is None or (job.host_id is not None and not _has_room(tx, job.account_id)):
+        values = _values(host, now, refused_keys)
+        job = tx.scalars(_NEXT[host.keeper, wanted], values).first()
+        if job is None:
+            return None
+        completion.lock_behind(tx, job)
+        if job.host_id is not None and not _has_room(tx, job.account_id):
             return None
         if _lease(tx, job, host, timedelta(seconds=lease_seconds), now=now):
             completion.started(tx, job, now=now)
@@ -87,7 +111,9 @@ def claim(
         refused_keys.add(job.lock_key)
 
 
-def is_worth_claiming(tx: Tx, who: Principal, *, instance: str, now: datetime) -> bool:
+def is_worth_claiming(
+    tx: Tx, who: Principal, *, instance: str, room: Room | None = None, now: datetime
+) -> bool:
     """Whether `claim` might have something to do; it locks and changes nothing.
 
     Thousands of agents ask for work and mostly there is none, so that is found out cheaply.
@@ -95,7 +121,10 @@ def is_worth_claiming(tx: Tx, who: Principal, *, instance: str, now: datetime) -
     host = working_host(tx, who)
     if host.agent_instance != instance:
         return True
-    return tx.scalar(_ANY[host.keeper], _values(host, now)) is not None
+    wanted = _wanted(room, full=False)
+    return (
+        wanted is not None and tx.scalar(_ANY[host.keeper, wanted], _values(host, now)) is not None
+    )
 
 
 def claimable(host: Host, *, now: datetime) -> Select[Job]:
@@ -108,12 +137,21 @@ def waiting_hosts(tx: Tx, *, now: datetime) -> set[str | None]:
     return set(tx.scalars(_WAITING, {"now": now}))
 
 
+def _wanted(room: Room | None, *, full: bool) -> str | None:
+    """Which kinds the host may be given: any, task, other; None for nothing."""
+    jobs = not full and (room is None or room.jobs > 0)
+    tasks = room is None or room.tasks > 0
+    if jobs:
+        return _ALL if tasks else _OTHERS
+    return _TASK if tasks else None
+
+
 def _values(host: Host, now: datetime, except_keys: Collection[str] = ()) -> dict[str, Any]:
     values = {"host_id": host.id, "now": now, "except_keys": sorted(except_keys)}
     return values | {"region_id": host.region_id} if host.keeper else values
 
 
-def _claimable(*, keeper: bool) -> Select[Job]:
+def _claimable(*, keeper: bool, wanted: str = _ALL) -> Select[Job]:
     its = Job.host_id == bindparam("host_id")
     if keeper:
         its = or_(its, Job.host_id.is_(None) & (Job.region_id == bindparam("region_id")))
@@ -122,7 +160,7 @@ def _claimable(*, keeper: bool) -> Select[Job]:
     refused = Job.lock_key.in_(bindparam("except_keys", expanding=True))
     return (
         select(Job)
-        .where(its, *_ready(), ~closed, ~refused)
+        .where(its, *_ready(), ~closed, ~refused, *_OF_KIND[wanted])
         .order_by(Job.priority.desc(), Job.created_at, Job.id)
     )
 
@@ -143,15 +181,20 @@ def _ready() -> tuple[ColumnElement[bool], ...]:
 
 # Built once: it takes longer to build them than to run them.
 _NEXT: Final = {
-    keeper: _claimable(keeper=keeper)
+    (keeper, wanted): _claimable(keeper=keeper, wanted=wanted)
     .limit(1)
     .with_for_update(skip_locked=True, of=Job)
     .execution_options(populate_existing=True)
     for keeper in (False, True)
+    for wanted in _OF_KIND
 }
 _ANY: Final = {
-    keeper: _claimable(keeper=keeper).with_only_columns(Job.id).order_by(None).limit(1)
+    (keeper, wanted): _claimable(keeper=keeper, wanted=wanted)
+    .with_only_columns(Job.id)
+    .order_by(None)
+    .limit(1)
     for keeper in (False, True)
+    for wanted in _OF_KIND
 }
 _WAITING: Final = select(Job.host_id).where(*_ready()).distinct()
 

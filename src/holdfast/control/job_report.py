@@ -64,12 +64,14 @@ def report(
     stage: str,
     progress: Mapping[str, Any],
     lines: Sequence[LogLine] = (),
+    messages: Sequence[Mapping[str, Any]] = (),
     lease_seconds: float = LEASE_SECONDS,
     now: datetime,
-) -> tuple[datetime, bool]:
+) -> tuple[datetime, bool, dict[str, Any] | None]:
     """Note where an attempt stands and renew its lease.
 
-    Returns until when the lease holds, and whether somebody wants the job to be cancelled.
+    Returns until when the lease holds, whether somebody wants the job to be cancelled, and
+    the orders for an instance of a task; other jobs have none, and send no `messages`.
     `StaleAttempt` where this attempt holds the job no longer.
     """
     job = _held(tx, who, job_id, attempt)
@@ -79,7 +81,13 @@ def report(
     job.progress = storable_document(progress, limit_bytes=_MAX_PROGRESS_BYTES)
     job.lease_until = now + timedelta(seconds=lease_seconds)
     _add_lines(tx, job, lines, now=now)
-    return job.lease_until, job.cancel_requested_at is not None
+    orders = None
+    if job.kind == "task":
+        from holdfast.control import task_report  # which reads what jobs are made of
+
+        task_report.take(tx, job, messages, now=now)
+        orders = task_report.orders(tx, job)
+    return job.lease_until, job.cancel_requested_at is not None, orders
 
 
 def finish(
@@ -93,6 +101,7 @@ def finish(
     findings: Sequence[Mapping[str, Any]] = (),
     error: JobError | None = None,
     lines: Sequence[LogLine] = (),
+    messages: Sequence[Mapping[str, Any]] = (),
     now: datetime,
     keys: MasterKeys | None = None,
 ) -> Job:
@@ -113,6 +122,10 @@ def finish(
     if job.state != JobState.LEASED:
         return job  # `leased_to` says that this attempt's own report ended it
     _add_lines(tx, job, lines, now=now)
+    if job.kind == "task":
+        from holdfast.control import task_report
+
+        task_report.take(tx, job, messages, now=now)
     told = Report(
         storable_document(result or {}, limit_bytes=_MAX_RESULT_BYTES), _findings(findings)
     )

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, exists, or_
 from holdfast.control import scope
 from holdfast.control.database import Tx
 from holdfast.control.principal import Principal
-from holdfast.control.tables import Job, Restore, Snapshot
+from holdfast.control.tables import Job, Restore, Snapshot, Task
 from holdfast.errors import NotFound
 
 _ID_LENGTH = 36
@@ -27,6 +27,8 @@ def find_job(tx: Tx, who: Principal, job_id: str, *, lock: bool = False) -> Job:
             scope.find(tx, who, Snapshot, job.subject_id)
         elif job.subject_kind == "restore":
             scope.find(tx, who, Restore, job.subject_id)
+        elif job.subject_kind == "task":
+            scope.find(tx, who, Task, job.subject_id)
         else:
             raise no_such_job()
     return job
@@ -71,12 +73,14 @@ def visible_jobs(who: Principal) -> list[ColumnElement[bool]]:
             )
         )
     )
-    return [
-        or_(
-            (Job.subject_kind == "snapshot") & snapshots,
-            (Job.subject_kind == "restore") & restores,
-        )
+    seen = [
+        (Job.subject_kind == "snapshot") & snapshots,
+        (Job.subject_kind == "restore") & restores,
     ]
+    if scope.sees_tasks(who):
+        tasks = exists().where(Task.id == Job.subject_id, *scope.narrowing_tasks(who))
+        seen.append((Job.subject_kind == "task") & tasks)
+    return [or_(*seen)]
 
 
 def _is_narrowed(who: Principal) -> bool:

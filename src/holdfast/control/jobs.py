@@ -17,7 +17,13 @@ from sqlalchemy.exc import IntegrityError
 
 from holdfast.control.completion import KINDS
 from holdfast.control.database import Tx
-from holdfast.control.job_claim import LEASE_SECONDS, claim, is_worth_claiming, waiting_hosts
+from holdfast.control.job_claim import (
+    LEASE_SECONDS,
+    Room,
+    claim,
+    is_worth_claiming,
+    waiting_hosts,
+)
 from holdfast.control.job_end import ENDED, JobState, expire_leases, request_cancel
 from holdfast.control.job_report import JobError, LogLine, finish, report
 from holdfast.control.job_scope import find_job, visible_jobs
@@ -34,6 +40,7 @@ __all__ = [
     "JobError",
     "JobState",
     "LogLine",
+    "Room",
     "claim",
     "enqueue",
     "expire_leases",

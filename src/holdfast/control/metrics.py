@@ -189,7 +189,7 @@ class _FromDatabase(Collector):
         )
         found = select(
             Source.account_id, Source.host_id, Source.id, Source.kind, Source.created_at, newest
-        ).where(Source.removed_at.is_(None))
+        ).where(Source.removed_at.is_(None), Source.kind != "task")  # nobody promised any
         ages, good = [], 0
         for *labels, created_at, captured_at in self._tx.execute(found):
             good += captured_at is not None

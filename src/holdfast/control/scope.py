@@ -8,19 +8,20 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Select, or_
+from sqlalchemy import ColumnElement, Select, false, or_
 from sqlalchemy.orm import InstrumentedAttribute
 
 from holdfast.control.database import Tx
 from holdfast.control.principal import Principal
-from holdfast.control.tables import Hold, Host, Restore, Schedule, Snapshot, Source
+from holdfast.control.tables import Hold, Host, Restore, Schedule, Snapshot, Source, Task
 from holdfast.control.unindexed import unindexed
 from holdfast.errors import NotFound
 
-_Row = TypeVar("_Row", Hold, Host, Restore, Schedule, Snapshot, Source)
+_Row = TypeVar("_Row", Hold, Host, Restore, Schedule, Snapshot, Source, Task)
 _Selected = TypeVar("_Selected")
 
 _ID_LENGTH = 36
+TASK = "task"
 
 
 def find(tx: Tx, who: Principal, table: type[_Row], row_id: str, *, lock: bool = False) -> _Row:
@@ -84,8 +85,26 @@ def narrowing(
     return conditions
 
 
+def sees_tasks(who: Principal) -> bool:
+    """Whether `who` extends to tasks at all."""
+    return who.host_id is None and (not who.kinds or TASK in who.kinds)
+
+
+def narrowing_tasks(who: Principal) -> list[ColumnElement[bool]]:
+    """The conditions for which of its account's tasks `who` can see; none where it is all.
+
+    A task runs on several hosts, so an agent sees none, and hosts count that were wished for.
+    """
+    if not sees_tasks(who):
+        return [false()]
+    if not who.resources:
+        return []
+    allowed = sorted(who.resources)
+    return [or_(unindexed(Task.id).in_(allowed), unindexed(Task.runs_on).in_(allowed))]
+
+
 def _covers(
-    tx: Tx, who: Principal, row: Hold | Host | Restore | Schedule | Snapshot | Source
+    tx: Tx, who: Principal, row: Hold | Host | Restore | Schedule | Snapshot | Source | Task
 ) -> bool:
     if not who.kinds and not who.resources and who.host_id is None:
         return True
@@ -100,6 +119,8 @@ def _covers(
             return covers(who, source.kind, row.id, source.id, source.host_id)
         case Snapshot():
             return covers(who, row.kind, row.id, row.source_id, row.schedule_id, row.host_id)
+        case Task():
+            return who.host_id is None and who.covers(TASK, row.id, row.runs_on)
         case Hold():
             return _covers(tx, who, tx.get_one(Snapshot, row.snapshot_id))
         case Restore():

@@ -157,6 +157,11 @@ def cancel(tx: Tx, who: Principal, snapshot_id: str, *, now: datetime) -> Snapsh
     row = scope.find(tx, who, Snapshot, snapshot_id)
     if row.status == "CANCELLED":
         return row
+    if row.kind == sources.TASK:
+        raise NotReady(
+            "This is a snapshot of a task and taken by the task's own job; it ends by itself, or "
+            "with the task."
+        )
     if row.status not in ("PENDING", "RUNNING") or row.job_id is None:
         raise NotReady(f"The run is {row.status}, so there is nothing left to cancel.")
     jobs.request_cancel(tx, who, row.job_id, now=now)

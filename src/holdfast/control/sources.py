@@ -1,5 +1,8 @@
 """Sources: what is protected, a path on a host.
 
+The directories of tasks' instances are sources, too, and not kept here: they come and go
+with their tasks, are in no list, and are captured by snapshots of the task alone.
+
 Invariant: a host has at most one source for a path that is not removed. A source that is
 removed takes its schedules with it and leaves its snapshots: they stay listed, can be
 restored, and cost what they cost, until retention or a person removes them.
@@ -29,6 +32,9 @@ from holdfast.model.patterns import PathFilter
 CONSISTENCIES: Final = ("auto", "snapshot", "reflink", "live")
 """How the path is read: what the file system offers, one way of it, or the live path."""
 
+TASK: Final = "task"
+"""The kind of the directory of a task's instance."""
+
 _MAX_PATTERNS = 1000
 
 
@@ -54,7 +60,10 @@ def create(
         raise NotFound("This token extends to nothing of kind 'path' on that host; use another.")
     existing = tx.scalar(
         select(Source).where(
-            Source.host_id == host.id, Source.path == wanted, Source.removed_at.is_(None)
+            Source.host_id == host.id,
+            Source.path == wanted,
+            Source.kind == "path",
+            Source.removed_at.is_(None),
         )
     )
     if existing is not None:
@@ -88,6 +97,7 @@ def ensure(tx: Tx, who: Principal, *, host_id: str, path: str, now: datetime) ->
                 Source.account_id == who.account_id,
                 Source.host_id == host.id,
                 Source.path == wanted,
+                Source.kind == "path",
                 Source.removed_at.is_(None),
             ),
             who,
@@ -119,6 +129,7 @@ def sources(
     who.require(Right.READ)
     statement = select(Source).where(Source.account_id == who.account_id)
     sieve = scope.narrowing(who, kind=Source.kind, host=Source.host_id, ids=(Source.id,))
+    sieve.append(Source.kind != TASK)
     if host_id is not None:
         statement = select(Source).where(
             Source.host_id == host_id, unindexed(Source.account_id) == who.account_id
@@ -159,6 +170,7 @@ def remove(tx: Tx, who: Principal, source_id: str, *, now: datetime) -> Source:
     """Stop protecting: schedules end, runs in progress are cancelled, snapshots stay."""
     who.require(Right.CREATE)
     row = scope.find(tx, who, Source, source_id)
+    _check_kind(row)
     if row.removed_at is not None:
         return row
     # Jobs before schedules, as the end of a run locks them.
@@ -188,11 +200,20 @@ def remove(tx: Tx, who: Principal, source_id: str, *, now: datetime) -> Source:
 def current(tx: Tx, who: Principal, source_id: str, *, lock: bool = False) -> Source:
     """A source that is not removed, for services that act on it."""
     row = scope.find(tx, who, Source, source_id, lock=lock)
+    _check_kind(row)
     if row.removed_at is not None:
         raise NotReady(
             f"The source {row.path} is no longer protected; create it again to go on with it."
         )
     return row
+
+
+def _check_kind(row: Source) -> None:
+    if row.kind == TASK:
+        raise NotReady(
+            "This is the directory of a task's instance, which begins and ends with the task; "
+            "ask the task for snapshots of it."
+        )
 
 
 def checked_options(options: Mapping[str, Any]) -> dict[str, Any]:

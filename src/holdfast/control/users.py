@@ -68,6 +68,11 @@ def change_password(tx: Tx, who: Principal, old: str, new: str, *, now: datetime
     return _set_password(tx, who, user, new, now=now)
 
 
+def email_of(tx: Tx, user_id: str) -> str | None:
+    """The address that a user signs in with; None where there is no such user."""
+    return tx.scalar(select(User.email).where(User.id == user_id))
+
+
 def reset_password(tx: Tx, who: Principal, email: str, new: str, *, now: datetime) -> User:
     """Give somebody a new password who has lost it; operators only."""
     who.require_operator()

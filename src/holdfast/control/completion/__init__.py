@@ -14,7 +14,16 @@ from holdfast.control.completion.report import Report
 from holdfast.control.database import Tx
 from holdfast.control.tables import Job
 
-KINDS: Final = ("backup", "restore", "verify", "remove", "prune", "measure", "reconcile")
+KINDS: Final = (
+    "backup",
+    "restore",
+    "task",
+    "verify",
+    "remove",
+    "prune",
+    "measure",
+    "reconcile",
+)
 
 
 class Consequences(Protocol):
@@ -40,13 +49,22 @@ class Run(Consequences, Protocol):
 def lock_ahead(tx: Tx, job: Job) -> None:
     """Lock what has to be locked before the job itself, when it is about to succeed.
 
-    Everything locks in the order host, schedule, job, repository, snapshots, sources,
-    account; who keeps to it can wait for others but never in a circle.
+    Everything locks in the order host, schedule, job, task, repository, snapshots, sources,
+    account, and then what is in buckets (see `buckets`); who keeps to it can wait for others
+    but never in a circle.
     """
     if job.kind == "backup":
         from holdfast.control.completion import backup
 
         backup.lock_ahead(tx, job)
+
+
+def lock_behind(tx: Tx, job: Job) -> None:
+    """Lock what comes behind the locked job, for one who goes on to lock the account."""
+    if job.kind == "task":
+        from holdfast.control.completion import task
+
+        task.lock_behind(tx, job)
 
 
 def complete(tx: Tx, job: Job, report: Report, *, now: datetime) -> None:
@@ -68,9 +86,9 @@ def requeued(tx: Tx, job: Job, *, now: datetime) -> None:
 
 
 def _run(kind: str) -> Run | None:
-    from holdfast.control.completion import backup, restore
+    from holdfast.control.completion import backup, restore, task
 
-    runs: dict[str, Run] = {"backup": backup, "restore": restore}
+    runs: dict[str, Run] = {"backup": backup, "restore": restore, "task": task}
     return runs.get(kind)
 
 

@@ -2,14 +2,15 @@
 
 A snapshot whose manifest is missing keeps its status. If the store was only hiding it for a
 while, a row that was struck out would make the next reconciliation remove it as an orphan.
-An orphan is removed only if this database knows the job that made it, and that it ended: a
-database that came back from an old copy knows nothing of what was stored since, and must
-not delete it. Invariant: this changes no status and no manifest id.
+An orphan is removed only if this database knows the job that made it, and that it ended; one
+of a job that goes on, such as a task's, may get a row yet. A database that came back from an
+old copy knows nothing of what was stored since, and must not delete it. Invariant: this
+changes no status and no manifest id.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Final
 
@@ -37,8 +38,12 @@ def complete(tx: Tx, job: Job, report: Report, *, now: datetime) -> None:
     asked = set(job.spec.get("known", ()))
     missing = asked & set(report.manifest_ids("missing"))
     orphans = report.by_manifest("orphans")
-    removed = _of_ended_jobs(tx, repository, orphans)
-    strangers = sorted(set(orphans) - set(removed))
+    ended, open_ = _by_state_of_job(tx, repository, orphans)
+    # A task's job makes snapshots for as long as it runs; one may have got its row since the
+    # repository was looked at. Asked after the jobs, so that what they left is seen here.
+    kept = _in_catalog(tx, repository, ended)
+    removed = sorted(ended - kept)
+    strangers = sorted(set(orphans) - ended - open_)
     lost: list[str] = []
     for snapshot in tx.scalars(
         select(Snapshot)
@@ -82,21 +87,36 @@ def abandon(tx: Tx, job: Job, *, now: datetime) -> None:
     del tx, job, now
 
 
-def _of_ended_jobs(tx: Tx, repository: Repository, orphans: Mapping[str, object]) -> list[str]:
-    """Those orphans whose job is one of ours and has ended, so that nothing can become of them."""
+def _by_state_of_job(
+    tx: Tx, repository: Repository, orphans: Mapping[str, object]
+) -> tuple[set[str], set[str]]:
+    """Those orphans whose job is one of ours and has ended, and those whose job goes on."""
     wanted = sorted({each for each in orphans.values() if isinstance(each, str)})
-    ended: set[object] = set()
+    going_on: dict[object, bool] = {}
     for start in range(0, len(wanted), _IDS_AT_ONCE):
-        ended.update(
-            tx.scalars(
-                select(Job.id).where(
-                    Job.id.in_(wanted[start : start + _IDS_AT_ONCE]),
-                    Job.repository_id == repository.id,
-                    Job.state.not_in(("queued", "leased")),
-                )
-            )
+        found = select(Job.id, Job.state.in_(("queued", "leased"))).where(
+            Job.id.in_(wanted[start : start + _IDS_AT_ONCE]),
+            Job.repository_id == repository.id,
         )
-    return sorted(manifest_id for manifest_id, job_id in orphans.items() if job_id in ended)
+        going_on.update({job_id: bool(open_) for job_id, open_ in tx.execute(found)})
+    known = {each: going_on[job_id] for each, job_id in orphans.items() if job_id in going_on}
+    return {each for each, open_ in known.items() if not open_}, {
+        each for each, open_ in known.items() if open_
+    }
+
+
+def _in_catalog(tx: Tx, repository: Repository, manifest_ids: Iterable[str]) -> set[str]:
+    """Those that a snapshot has by now."""
+    wanted = sorted(manifest_ids)
+    found: set[str] = set()
+    for start in range(0, len(wanted), _IDS_AT_ONCE):
+        known = select(Snapshot.manifest_id).where(
+            Snapshot.repository_id == repository.id,
+            Snapshot.manifest_id.in_(wanted[start : start + _IDS_AT_ONCE]),
+            Snapshot.purged_at.is_(None),
+        )
+        found.update(each for each in tx.scalars(known) if each)
+    return found
 
 
 def _remove(tx: Tx, job: Job, manifest_ids: list[str], *, now: datetime) -> None:
