@@ -22,7 +22,10 @@ TOKEN, CREDENTIAL, HOST_ID = "hf_once", "writer", "host-1"
 
 @dataclass
 class KeptJob:
-    """One job. `repository` is what a claim answers besides."""
+    """One job. `repository` is what a claim answers besides, `orders` what a report does.
+
+    `messages` are those of all attempts, as they came.
+    """
 
     id: str
     kind: str
@@ -35,6 +38,8 @@ class KeptJob:
     reports: list[dict[str, Any]] = field(default_factory=list)
     finishes: list[dict[str, Any]] = field(default_factory=list)
     stale: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    orders: dict[str, Any] | None = None
+    messages: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def end(self) -> dict[str, Any]:
@@ -69,6 +74,7 @@ class ControlServer:
         self.deaf_to: set[str] = set()
         self.drop_answers_of: set[str] = set()
         self.stop: list[str] = []
+        self.refused_messages: set[str] = set()
         self.most_attempts = 5
         outer = self
 
@@ -175,10 +181,21 @@ class ControlServer:
                 job.stale.append((act, body))
                 raise Refusal(409, "stale_attempt")
             if act == "progress":
+                self._take_messages(job, body)
                 job.reports.append(body)
                 job.lease_until = time.monotonic() + self.lease_seconds
-                return {"lease_until": "2026-01-01T00:00:00Z", "cancel": job.cancel}
+                return {
+                    "lease_until": "2026-01-01T00:00:00Z",
+                    "cancel": job.cancel,
+                    "orders": job.orders,
+                }
             return self._finish(job, body)
+
+    def _take_messages(self, job: KeptJob, body: dict[str, Any]) -> None:
+        messages = body.get("messages", [])
+        if any(each.get("type") in self.refused_messages for each in messages):
+            raise Refusal(422, "usage")
+        job.messages += messages
 
     def _enrol(self, body: dict[str, Any]) -> dict[str, Any]:
         if body["token"] != TOKEN or self.token_used:
@@ -199,7 +216,8 @@ class ControlServer:
             while True:
                 self._run_out()
                 for job in self.jobs.values():
-                    if job.state == "queued":
+                    kind = "tasks" if job.kind == "task" else "jobs"
+                    if job.state == "queued" and body["room"][kind] > 0:
                         return self._lease(job)
                 left = deadline - time.monotonic()
                 if left <= 0:
@@ -224,6 +242,7 @@ class ControlServer:
         }
 
     def _finish(self, job: KeptJob, body: dict[str, Any]) -> dict[str, Any]:
+        self._take_messages(job, body)
         job.finishes.append(body)
         again = body["outcome"] == "failed" and body["error"]["retryable"]
         job.state = "queued" if again and job.attempt < self.most_attempts else body["outcome"]

@@ -222,7 +222,7 @@ def test_a_finish_survives_the_agent(place: Site) -> None:
     agent = place.start()
     job = place.add_backup()
     spool = place.state / "spool"
-    place.control.wait(lambda: spool.exists() and os.listdir(spool))
+    place.control.wait(lambda: list(spool.glob("*.json")))  # written whole
     agent.kill()
     agent.wait()
     assert job.finishes == []
@@ -241,7 +241,7 @@ def test_a_finish_that_comes_too_late_is_dropped(brief: Site) -> None:
     agent = brief.start()
     job = brief.add_backup()
     spool = brief.state / "spool"
-    brief.control.wait(lambda: spool.exists() and os.listdir(spool))
+    brief.control.wait(lambda: list(spool.glob("*.json")))
     agent.kill()
     agent.wait()
     with brief.control.changed:

@@ -1,9 +1,11 @@
 """The process that does one job: the job on stdin, what comes of it as JSON lines on stdout.
 
     in   {"parent": pid, "job": {...}, "host": {...}}      once
-         {"lease_seconds": 60}                             whenever the lease was renewed
+         {"lease_seconds": 60, "heard": 7, "orders": {}}   whenever the lease was renewed
+         {"stop": "cancelled"}                             before SIGTERM, with the reason
     out  {"stage": "reading", "progress": {...}}
          {"line": {"at": ..., "level": "info", "text": ...}}
+         {"message": {"seq": 1, "type": ..., ...}}         what only tasks say
          {"end": {"outcome": ..., "result": ..., "findings": [...], "error": ...}}   last
 
 SIGTERM cancels: the flow unwinds and gives its lock back. The process never outlives the
@@ -28,6 +30,7 @@ from datetime import UTC, datetime
 from types import FrameType
 from typing import Any, Final
 
+from holdfast.agent.mailbox import Mailbox
 from holdfast.errors import HoldfastError, Interrupted
 from holdfast.model.guarded_path import Root
 from holdfast.model.progress import Progress
@@ -69,8 +72,8 @@ class Voice:
 class Leash:
     """Kills this process and its workers when the lease or the agent is gone."""
 
-    def __init__(self, lines: Lines, lease_seconds: float) -> None:
-        self._lines = lines
+    def __init__(self, lines: Lines, lease_seconds: float, mailbox: Mailbox) -> None:
+        self._lines, self._mailbox = lines, mailbox
         self._deadline = _now() + lease_seconds
 
     def hold(self) -> None:
@@ -80,8 +83,11 @@ class Leash:
         while (left := self._deadline - _now()) > 0:
             try:
                 document = self._lines.next(min(left, 1.0))
-                if document is not None:
+                if document is None:
+                    continue
+                if "lease_seconds" in document:
                     self._deadline = _now() + float(document["lease_seconds"])
+                self._mailbox.take(document)
             except (EOFError, ValueError, KeyError, TypeError):
                 break
         os.killpg(os.getpgid(0), signal.SIGKILL)
@@ -120,20 +126,21 @@ def main() -> int:
     if order is None or not _tied_to(int(order["parent"])):
         return 1
     _become_interruptible()
-    Leash(lines, float(order["job"]["lease_seconds"])).hold()
-    end = _done(order, voice)
+    mailbox = Mailbox(voice.say)
+    Leash(lines, float(order["job"]["lease_seconds"]), mailbox).hold()
+    end = _done(order, voice, mailbox)
     # From here on the work is done, and a wish to stop comes too late.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     voice.say({"end": end})
     return 0
 
 
-def _done(order: Mapping[str, Any], voice: Voice) -> dict[str, Any]:
+def _done(order: Mapping[str, Any], voice: Voice, mailbox: Mailbox) -> dict[str, Any]:
     """How the job ended."""
     from holdfast.agent import jobs
 
     try:
-        end = jobs.run(_context(order, voice), int(order["job"]["spec_version"]))
+        end = jobs.run(_context(order, voice, mailbox), int(order["job"]["spec_version"]))
     except KeyboardInterrupt:
         message = "the job was stopped; what is complete in the repository stays complete"
         return _failure(Interrupted(message), outcome="cancelled")
@@ -169,8 +176,9 @@ def _failure(error: HoldfastError, outcome: str = "failed") -> dict[str, Any]:
     }
 
 
-def _context(order: Mapping[str, Any], voice: Voice) -> Any:
+def _context(order: Mapping[str, Any], voice: Voice, mailbox: Mailbox) -> Any:
     from holdfast.agent.jobs.context import JobContext
+    from holdfast.runners.choice import DEFAULTS, RunnerOptions
 
     job, host = order["job"], order["host"]
     return JobContext(
@@ -189,6 +197,12 @@ def _context(order: Mapping[str, Any], voice: Voice) -> Any:
         ca_certificate=host["ca_certificate"],
         limit_upload=host["limit_upload"],
         limit_download=host["limit_download"],
+        task_directory=str(host.get("task_directory", "")),
+        runners=RunnerOptions(
+            podman=tuple(host.get("podman") or DEFAULTS.podman),
+            podman_run=tuple(host.get("podman_run") or ()),
+        ),
+        mailbox=mailbox,
         report=voice.progress,
         say=voice.line,
     )

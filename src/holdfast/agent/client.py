@@ -71,6 +71,14 @@ class Beat:
     stop: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """The answer to a report: whether the job is to be cancelled, and a task's orders."""
+
+    cancel: bool
+    orders: dict[str, Any] | None = None
+
+
 class ControlClient:
     """Speaks to one server. Thread-safe; not to be used in a forked child."""
 
@@ -123,13 +131,17 @@ class ControlClient:
             tuple(str(each) for each in answer.get("stop") or ()),
         )
 
-    def claim(self, instance: str, wait_seconds: int) -> ClaimedJob | None:
-        """Wait for a job; None when none came."""
-        answer = self._post(
-            "claim",
-            {"instance": instance, "wait_seconds": wait_seconds},
-            patience_seconds=wait_seconds,
-        )
+    def claim(
+        self, instance: str, wait_seconds: int, room: Mapping[str, int] | None = None
+    ) -> ClaimedJob | None:
+        """Wait for a job; None when none came.
+
+        `room` says for how many of which there is place: ``{"jobs": n, "tasks": n}``.
+        """
+        body: dict[str, Any] = {"instance": instance, "wait_seconds": wait_seconds}
+        if room is not None:
+            body["room"] = dict(room)
+        answer = self._post("claim", body, patience_seconds=wait_seconds)
         try:
             return ClaimedJob.from_document(answer) if answer else None
         except (KeyError, TypeError, ValueError):
@@ -145,18 +157,20 @@ class ControlClient:
         stage: str,
         progress: Mapping[str, Any],
         lines: Sequence[Mapping[str, str]],
-    ) -> bool:
-        """Renew a lease; return whether the job is to be cancelled."""
-        answer = self._post(
-            f"jobs/{quote(job_id, safe='')}/progress",
-            {
-                "attempt": attempt,
-                "stage": stage,
-                "progress": dict(progress),
-                "lines": list(lines),
-            },
-        )
-        return bool(answer.get("cancel"))
+        messages: Sequence[Mapping[str, Any]] = (),
+    ) -> Heard:
+        """Renew a lease, and say what is new."""
+        body: dict[str, Any] = {
+            "attempt": attempt,
+            "stage": stage,
+            "progress": dict(progress),
+            "lines": list(lines),
+        }
+        if messages:
+            body["messages"] = list(messages)
+        answer = self._post(f"jobs/{quote(job_id, safe='')}/progress", body)
+        orders = answer.get("orders")
+        return Heard(bool(answer.get("cancel")), orders if isinstance(orders, dict) else None)
 
     def finish(self, job_id: str, report: Mapping[str, Any]) -> None:
         """Report how a job ended; `report` is the whole body."""

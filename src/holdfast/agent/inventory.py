@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from holdfast.model.guarded_path import Root
+from holdfast.runners.choice import DEFAULTS, RunnerOptions, available
 
 KINDS: Final = ("path",)
 """Kinds of source that this agent can serve."""
@@ -26,24 +27,31 @@ _GPU_QUERY: Final = (
 )
 _GPU_SECONDS: Final = 10.0
 _GPU_REMEMBERED_SECONDS: Final = 300.0
+_RUNNERS_REMEMBERED_SECONDS: Final = 60.0
 _MIB: Final = 1 << 20
 
 
 class Inventory:
-    """Looks around anew each time, but for the GPUs, which are remembered for a while."""
+    """Looks around anew each time, but for GPUs and runners, which are remembered for a while."""
 
     def __init__(
         self,
         roots: Sequence[Root],
         *,
+        task_slots: int = 0,
+        runners: RunnerOptions = DEFAULTS,
         query: Sequence[str] = _GPU_QUERY,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Where no tasks are taken, nobody looks for runners."""
         self._roots, self._query, self._clock = tuple(roots), tuple(query), clock
+        self._task_slots, self._runner_options = task_slots, runners
+        self._runners: dict[str, Any] = {}
+        self._runners_at: float | None = None
         self._gpus: list[dict[str, Any]] = []
         self._gpus_at: float | None = None
 
-    def document(self, running_jobs: int) -> dict[str, Any]:
+    def document(self, running_jobs: int, tasks_running: int = 0) -> dict[str, Any]:
         """The report as the control plane keeps it; sizes are bytes."""
         return {
             "hostname": socket.gethostname(),
@@ -56,7 +64,18 @@ class Inventory:
             "gpus": self._gpus_now(),
             "roots": [_root(root) for root in self._roots],
             "workloads": {"running_jobs": running_jobs},
+            "task_slots": self._task_slots,
+            "tasks_running": tasks_running,
+            "runners": self._runners_now(),
         }
+
+    def _runners_now(self) -> dict[str, Any]:
+        if not self._task_slots:
+            return {}
+        now = self._clock()
+        if self._runners_at is None or now - self._runners_at > _RUNNERS_REMEMBERED_SECONDS:
+            self._runners, self._runners_at = available(self._runner_options), now
+        return self._runners
 
     def _gpus_now(self) -> list[dict[str, Any]]:
         now = self._clock()

@@ -25,6 +25,11 @@ class Pauses:
         self._next = min(self._next * 2, self._longest)
         return max(pause, at_least_seconds)
 
+    @property
+    def is_fresh(self) -> bool:
+        """Whether nothing has failed since it last worked."""
+        return self._next == self._first
+
     def reset(self) -> None:
         """It worked; begin anew with the first."""
         self._next = self._first

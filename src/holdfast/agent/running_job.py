@@ -25,14 +25,18 @@ from typing import IO, Any, Final
 import structlog
 
 from holdfast.agent.client import ClaimedJob, ControlClient
+from holdfast.agent.delivery import deliver
+from holdfast.agent.mailbox import CANCELLED, LEAVING
+from holdfast.agent.outbox import Outbox
 from holdfast.agent.pauses import Pauses
-from holdfast.agent.spool import Report, Spool
+from holdfast.agent.rate import Rate
+from holdfast.agent.spool import Spool
 from holdfast.errors import (
     Forbidden,
     HoldfastError,
     NotFound,
-    NotSignedIn,
     StaleAttempt,
+    UsageError,
     WorkerLost,
 )
 
@@ -41,7 +45,8 @@ _LONGEST_REPORT_SECONDS: Final = 10.0
 _LINES_IN_REPORT: Final = 200
 _LINES_AT_END: Final = 400
 _MOST_LINES: Final = 2000
-_RATE_SECONDS: Final = 30.0
+_BETWEEN_MESSAGES_SECONDS: Final = 1.0
+_RESTING_SECONDS: Final = 0.2
 _ERROR_LINES: Final = 20
 _LINGER_SECONDS: Final = 5.0
 
@@ -86,7 +91,10 @@ class RunningJob:
         self._stage, self._progress = "", dict[str, Any]()
         self._lines: deque[dict[str, str]] = deque()
         self._end: dict[str, Any] | None = None
-        self._rates: deque[tuple[float, int]] = deque()
+        self._rate = Rate()
+        self._outbox = Outbox()
+        self._telling = threading.Lock()
+        self._between_messages = _BETWEEN_MESSAGES_SECONDS
         self._errors: deque[str] = deque(maxlen=_ERROR_LINES)
         self._thread = threading.Thread(target=self._run, name=f"job-{job.id}", daemon=True)
 
@@ -100,19 +108,23 @@ class RunningJob:
 
     def cancel(self) -> None:
         """Stop it because somebody wants it stopped."""
-        self._stop("cancelled")
+        self._stop(CANCELLED)
 
     def leave(self) -> None:
         """Stop it because the agent ends; it is to be done again."""
         self._leaving.set()
-        self._stop("leaving")
+        self._stop(LEAVING)
 
     def _stop(self, reason: str) -> None:
         with self._lock:
-            if not self._stop_reason:
-                self._stop_reason, self._stop_at = reason, time.monotonic()
-                if self._process is not None:
-                    self._process.terminate()
+            if self._stop_reason:
+                return
+            self._stop_reason, self._stop_at = reason, time.monotonic()
+            process = self._process
+        if process is not None:
+            # The reason first: a task's computation outlives the agent, and not a cancel.
+            self._tell_child({"stop": reason})
+            process.terminate()
         self._woken.set()
 
     # The thread
@@ -154,8 +166,7 @@ class RunningJob:
         )
         with self._lock:
             self._process = process
-            if self._stop_reason:
-                process.terminate()
+            reason = self._stop_reason
         readers = [
             threading.Thread(target=self._hear, args=(process.stdout,), daemon=True),
             threading.Thread(target=self._overhear, args=(process.stderr,), daemon=True),
@@ -179,15 +190,21 @@ class RunningJob:
                 },
             }
         )
+        if reason:
+            self._tell_child({"stop": reason})
+            process.terminate()
         return readers
 
     def _attend(self) -> None:
         """Report and watch until the child has ended."""
         assert self._process is not None
         pauses = Pauses(REPORT_SECONDS, _LONGEST_REPORT_SECONDS)
-        due = time.monotonic()
+        due = reported = time.monotonic()
         while self._process.poll() is None:
             now = time.monotonic()
+            if self._outbox and pauses.is_fresh:
+                # Somebody waits for what a task says; and what it is ordered comes back with it.
+                due = min(due, reported + self._between_messages)
             if self._stop_at is not None and now - self._stop_at > self._grace_seconds:
                 self._killed = self._killed or "deaf"
                 self._kill()
@@ -195,10 +212,13 @@ class RunningJob:
                 self._killed = self._killed or "lease"
                 self._kill()
             elif now >= due and not self._killed:
-                due = now + (REPORT_SECONDS if self._report() else pauses.next())
-                if due - now <= REPORT_SECONDS:
+                reported = now
+                if self._report():
+                    due = now + REPORT_SECONDS
                     pauses.reset()
-            self._woken.wait(0.2)
+                else:
+                    due = now + pauses.next()
+            self._woken.wait(_RESTING_SECONDS)
             self._woken.clear()
         self._process.wait()
 
@@ -207,14 +227,16 @@ class RunningJob:
         with self._lock:
             stage, progress = self._stage, dict(self._progress)
             lines = [self._lines[n] for n in range(min(len(self._lines), _LINES_IN_REPORT))]
+        messages = self._outbox.batch()
         sent_at = boot_seconds()
         try:
-            cancel = self._client.progress(
+            heard = self._client.progress(
                 self.job.id,
                 attempt=self.job.attempt,
                 stage=stage,
                 progress=progress,
                 lines=lines,
+                messages=messages,
             )
         except (StaleAttempt, NotFound, Forbidden) as error:
             # Somebody else may be at it already, or this host is no longer wanted.
@@ -224,15 +246,33 @@ class RunningJob:
             return True
         except HoldfastError as error:
             _log.warning("progress not heard", job_id=self.job.id, reason=error.message)
+            if messages and isinstance(error, UsageError):
+                self._refused(messages, error)
+                return True
             return False
         with self._lock:
             for _ in lines:
                 self._lines.popleft()
         self._lease_end = sent_at + self.job.lease_seconds
-        self._tell_child({"lease_seconds": max(0.0, self._lease_end - boot_seconds())})
-        if cancel:
+        self._outbox.settle(messages)
+        # A long queue is not held up; the rest of it follows at once.
+        self._between_messages = 0.0 if self._outbox.is_full else _BETWEEN_MESSAGES_SECONDS
+        self._tell_child(
+            {
+                "lease_seconds": max(0.0, self._lease_end - boot_seconds()),
+                "heard": self._outbox.heard,
+                "orders": heard.orders,
+            }
+        )
+        if heard.cancel:
             self.cancel()
         return True
+
+    def _refused(self, messages: list[dict[str, Any]], error: HoldfastError) -> None:
+        """The server cannot mean one of these; without it the others are heard."""
+        lost = self._outbox.refuse(messages)
+        if lost is not None:
+            self._note("error", f"A message of kind {lost.get('type')} is lost: {error.message}")
 
     def _kill(self) -> None:
         """End the child and all of its workers at once."""
@@ -247,7 +287,8 @@ class RunningJob:
         assert self._process is not None
         assert self._process.stdin is not None
         data = json.dumps(document).encode() + b"\n"
-        with suppress(BrokenPipeError):  # it has ended, which is noticed elsewhere
+        # It may have ended, which is noticed elsewhere.
+        with self._telling, suppress(BrokenPipeError, ValueError):
             self._process.stdin.write(data)
             self._process.stdin.flush()
 
@@ -270,6 +311,10 @@ class RunningJob:
                 self._errors.append(text.decode("utf-8", "replace").rstrip())
 
     def _take(self, document: Mapping[str, Any]) -> None:
+        if "message" in document:
+            self._outbox.put(document["message"])
+            self._woken.set()
+            return
         with self._lock:
             if "end" in document:
                 self._end = document["end"]
@@ -277,25 +322,9 @@ class RunningJob:
                 self._add_line(document["line"])
             elif "stage" in document:
                 if document["stage"] != self._stage:
-                    self._rates.clear()
+                    self._rate.forget()
                 self._stage = str(document["stage"])
-                self._progress = {**document["progress"], **self._rate(document["progress"])}
-
-    def _rate(self, progress: Mapping[str, Any]) -> dict[str, Any]:
-        """Bytes per second of the last while, and the seconds that are left at that rate."""
-        now, done = time.monotonic(), int(progress.get("bytes_done", 0))
-        self._rates.append((now, done))
-        while now - self._rates[0][0] > _RATE_SECONDS and len(self._rates) > 2:
-            self._rates.popleft()
-        seconds, amount = now - self._rates[0][0], done - self._rates[0][1]
-        if seconds < 1 or amount <= 0:
-            return {}
-        rate = amount / seconds
-        left = int(progress.get("bytes_total", 0)) - done
-        found: dict[str, Any] = {"bytes_per_second": int(rate)}
-        if left > 0:
-            found["seconds_left"] = int(left / rate)
-        return found
+                self._progress = {**document["progress"], **self._rate.of(document["progress"])}
 
     def _add_line(self, line: Mapping[str, str]) -> None:
         if len(self._lines) < _MOST_LINES:
@@ -312,11 +341,11 @@ class RunningJob:
         end = self._end
         if end is None:
             end = self._end_of_silence()
-        elif end["outcome"] == "cancelled" and self._stop_reason != "cancelled":
+        elif end["outcome"] == "cancelled" and self._stop_reason != CANCELLED:
             end = _failed("interrupted", "The agent was stopped; the job is done again later.")
         with self._lock:
             lines = list(self._lines)[-_LINES_AT_END:]
-        return {
+        body = {
             "attempt": self.job.attempt,
             "outcome": end["outcome"],
             "result": end.get("result"),
@@ -324,6 +353,9 @@ class RunningJob:
             "error": end.get("error"),
             "lines": lines,
         }
+        if messages := self._outbox.batch():
+            body["messages"] = messages
+        return body
 
     def _end_of_silence(self) -> dict[str, Any]:
         """The child ended without a word: killed, by us or by somebody else."""
@@ -333,11 +365,11 @@ class RunningJob:
                 "The server was out of reach for longer than the job's lease, so the job was "
                 "stopped; it is done again.",
             )
-        if self._stop_reason == "cancelled":
+        if self._stop_reason == CANCELLED:
             message = "The job did not stop in time and was killed."
             error = {"code": "interrupted", "message": message, "retryable": False}
             return {"outcome": "cancelled", "error": error}
-        if self._stop_reason == "leaving":
+        if self._stop_reason == LEAVING:
             return _failed("interrupted", "The agent was stopped; the job is done again later.")
         status = self._process.returncode if self._process is not None else None
         for text in self._errors:
@@ -347,38 +379,6 @@ class RunningJob:
             f"The job's process ended with status {status} and without a result; it may have "
             "been killed for want of memory. Nothing acknowledged was lost.",
         )
-
-
-def deliver(
-    report: Report,
-    client: ControlClient,
-    spool: Spool,
-    *,
-    wait: Callable[[float], bool],
-) -> HoldfastError | None:
-    """Report an end until it is acknowledged or refused; then it leaves the spool.
-
-    `wait` sleeps and returns True where there is no time for another attempt; then, and
-    where the host's credential is refused, the report stays for the next start of the agent.
-    Returns the error for which it stayed.
-    """
-    pauses = Pauses(REPORT_SECONDS, 60.0)
-    while True:
-        try:
-            client.finish(report.job_id, report.body)
-        except NotSignedIn as error:
-            return error
-        except HoldfastError as error:
-            if not error.retryable:
-                _log.warning("end of job refused", job_id=report.job_id, reason=error.message)
-                break
-            _log.warning("end of job not heard", job_id=report.job_id, reason=error.message)
-            if wait(pauses.next(getattr(error, "retry_after_seconds", 0.0))):
-                return error
-        else:
-            break
-    spool.remove(report)
-    return None
 
 
 def boot_seconds() -> float:

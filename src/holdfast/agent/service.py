@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from types import FrameType
 from typing import Any, Final
 
@@ -25,11 +26,14 @@ import structlog
 from holdfast import __version__
 from holdfast.agent.client import ControlClient
 from holdfast.agent.credential import Credential, read_credential
+from holdfast.agent.delivery import deliver
 from holdfast.agent.inventory import Inventory
 from holdfast.agent.pauses import Pauses
-from holdfast.agent.running_job import ChildOrder, RunningJob, boot_seconds, deliver
+from holdfast.agent.room import TASK_KIND, Room
+from holdfast.agent.running_job import ChildOrder, RunningJob, boot_seconds
 from holdfast.agent.settings import DEFAULT_ROOTS, AgentSettings
 from holdfast.agent.spool import Spool
+from holdfast.agent.task_sweep import TaskSweep
 from holdfast.errors import (
     Forbidden,
     HoldfastError,
@@ -40,10 +44,12 @@ from holdfast.errors import (
 )
 
 CLAIM_WAIT_SECONDS: Final = 25
+_SHORT_CLAIM_SECONDS: Final = 5
 _HEARTBEAT_SECONDS: Final = 15.0
 _FIRST_LOOK_SECONDS: Final = 5.0
 _REFUSALS: Final = 3
 _LEAVE_SECONDS: Final = 10.0
+_SWEEP_SECONDS: Final = 60.0
 _PR_SET_PDEATHSIG: Final = 1
 _MOST_WORKERS: Final = 8
 
@@ -64,15 +70,19 @@ class Agent:
         self.instance = str(uuid.uuid4())
         self._settings, self._client = settings, client
         self._spool = Spool(os.path.join(settings.state_directory, "spool"))
-        self._inventory = Inventory(settings.roots)
+        self._inventory = Inventory(
+            settings.roots, task_slots=settings.task_slots, runners=settings.runners
+        )
         self._seen: dict[str, Any] | None = None
         self._looked = threading.Event()
         self._order = ChildOrder(_host(settings, ca_certificate), credential.secret)
+        self._whole = Room(settings.max_jobs, settings.task_slots)
         self._jobs: dict[str, RunningJob] = {}
         self._unreported: dict[str, int] = {}
         self._free = threading.Condition()
         self._stopping = threading.Event()
         self._failure: HoldfastError | None = None
+        self._heard_since: datetime | None = None
 
     def run(self) -> None:
         """Work until told to stop."""
@@ -82,6 +92,7 @@ class Agent:
                 ("inventory", self._look_around),
                 ("heartbeat", self._beat),
                 ("claim", self._work),
+                ("sweep", self._sweep),
             )
         ]
         for thread in threads:
@@ -118,7 +129,8 @@ class Agent:
         while True:
             with self._free:
                 count = len(self._jobs)
-            self._seen = self._inventory.document(count)
+                tasks = sum(each.job.kind == TASK_KIND for each in self._jobs.values())
+            self._seen = self._inventory.document(count, tasks)
             self._looked.set()
             if self._stopping.wait(_HEARTBEAT_SECONDS):
                 return
@@ -138,17 +150,27 @@ class Agent:
                     running=[{"job_id": k, "attempt": v} for k, v in sorted(running.items())],
                 )
             except HoldfastError as error:
+                self._heard_since = None
                 refusals = self._refused(error, refusals)
                 _log.warning("heartbeat not heard", reason=error.message)
                 pause = pauses.next(getattr(error, "retry_after_seconds", 0.0))
                 continue
             refusals = 0
+            self._heard_since = self._heard_since or datetime.now(UTC)
             pauses.reset()
             pause = max(1.0, beat.interval_seconds)
             with self._free:
                 unwanted = [self._jobs[name] for name in beat.stop if name in self._jobs]
             for job in unwanted:
                 job.cancel()
+
+    def _sweep(self) -> None:
+        # Apart from everything else: a large directory takes long to remove.
+        sweep = TaskSweep(self._settings.tasks, self._settings.runners)
+        while not self._stopping.wait(_SWEEP_SECONDS):
+            with self._free:
+                running = {*self._unreported, *self._jobs}
+            sweep.sweep(datetime.now(UTC), running=running, heard_since=self._heard_since)
 
     # Claiming
 
@@ -157,10 +179,14 @@ class Agent:
             return
         pauses = Pauses(1.0, 60.0)
         refusals = 0
-        while self._wait_for_room():
+        while (room := self._wait_for_room()) is not None:
             asked_at = boot_seconds()
+            # Where one kind has no place, that may change before the wait is over.
+            seconds = CLAIM_WAIT_SECONDS
+            if room.lacks_some(self._whole):
+                seconds = _SHORT_CLAIM_SECONDS
             try:
-                job = self._client.claim(self.instance, CLAIM_WAIT_SECONDS)
+                job = self._client.claim(self.instance, seconds, room.as_dict())
             except HoldfastError as error:
                 refusals = self._refused(error, refusals)
                 _log.warning("claim not heard", reason=error.message)
@@ -204,12 +230,14 @@ class Agent:
                 self._unreported.pop(report.job_id, None)
         return True
 
-    def _wait_for_room(self) -> bool:
+    def _wait_for_room(self) -> Room | None:
+        """Wait until there is place for anything; None when the agent is to stop."""
         with self._free:
-            self._free.wait_for(
-                lambda: self._stopping.is_set() or len(self._jobs) < self._settings.max_jobs
-            )
-        return not self._stopping.is_set()
+            self._free.wait_for(lambda: self._stopping.is_set() or bool(self._room()))
+            return None if self._stopping.is_set() else self._room()
+
+    def _room(self) -> Room:
+        return self._whole.left_by(each.job.kind for each in self._jobs.values())
 
     def _start(self, job: RunningJob) -> None:
         with self._free:
@@ -339,6 +367,9 @@ def _host(settings: AgentSettings, certificate: str | None) -> Mapping[str, Any]
         "workers": settings.workers or min(processors, _MOST_WORKERS),
         "state_directory": settings.state_directory,
         "cache_directory": settings.cache_directory,
+        "task_directory": settings.tasks,
+        "podman": list(settings.podman),
+        "podman_run": list(settings.podman_run),
         "ca_certificate": certificate,
         "limit_upload": settings.limit_upload,
         "limit_download": settings.limit_download,

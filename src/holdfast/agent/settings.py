@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import shlex
 import socket
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,8 @@ from typing import Any, Final
 from holdfast.errors import UsageError
 from holdfast.model.guarded_path import Root, canonical_path
 from holdfast.model.quantity import parse_rate
+from holdfast.runners.choice import DEFAULTS as RUNNER_DEFAULTS
+from holdfast.runners.choice import RunnerOptions
 
 SETTINGS_FILE: Final = "/etc/holdfast/agent.toml"
 DEFAULT_ROOTS: Final = (Root("/root", "/root"),)
@@ -26,8 +29,15 @@ _PREFIX: Final = "HOLDFAST_AGENT_"
 _FILE_VARIABLE: Final = "HOLDFAST_AGENT_SETTINGS"
 _MOST_JOBS: Final = 64
 _MOST_WORKERS: Final = 256
+_MOST_TASKS: Final = 1024
 _PATHS: Final = frozenset(
-    {"credential_file", "state_directory", "cache_directory", "ca_certificate_file"}
+    {
+        "credential_file",
+        "state_directory",
+        "cache_directory",
+        "task_directory",
+        "ca_certificate_file",
+    }
 )
 _TRUE: Final = frozenset({"1", "true", "yes", "on"})
 _FALSE: Final = frozenset({"0", "false", "no", "off"})
@@ -38,7 +48,8 @@ class AgentSettings:
     """Every setting; docs/reference/agent.md says what each one means.
 
     `server`, `name` and `roots` are empty for those of the enrolment; `workers` is 0 for as many as
-    there are processors; the rates are bytes per second of each job, or None.
+    there are processors; the rates are bytes per second of each job, or None; `task_slots` is 0
+    where no tasks are taken.
     """
 
     server: str = ""
@@ -54,6 +65,10 @@ class AgentSettings:
     limit_upload: float | None = None
     limit_download: float | None = None
     cancel_grace_seconds: int = 30
+    task_slots: int = 0
+    task_directory: str = ""
+    podman: tuple[str, ...] = RUNNER_DEFAULTS.podman
+    podman_run: tuple[str, ...] = RUNNER_DEFAULTS.podman_run
 
     def __post_init__(self) -> None:
         if self.server and not re.fullmatch(r"https?://[^/@\s?#]+(/[^@\s?#]*)?", self.server):
@@ -63,7 +78,10 @@ class AgentSettings:
             )
         _between("max_jobs", self.max_jobs, 1, _MOST_JOBS)
         _between("workers", self.workers, 0, _MOST_WORKERS)
+        _between("task_slots", self.task_slots, 0, _MOST_TASKS)
         _between("cancel_grace_seconds", self.cancel_grace_seconds, 1, 3600)
+        if not self.podman:
+            raise UsageError("The setting podman is empty; give the command, such as podman.")
         for root in self.roots:
             if not os.path.isabs(root.directory) or ".." in root.directory.split("/"):
                 raise UsageError(
@@ -80,6 +98,16 @@ class AgentSettings:
     def credential(self) -> str:
         """The path of the credential's file."""
         return self.credential_file or os.path.join(self.state_directory, "credential")
+
+    @property
+    def tasks(self) -> str:
+        """The directory in which tasks live."""
+        return self.task_directory or os.path.join(self.state_directory, "tasks")
+
+    @property
+    def runners(self) -> RunnerOptions:
+        """What runners are told."""
+        return RunnerOptions(podman=self.podman, podman_run=self.podman_run)
 
 
 NAMES: Final = tuple(each.name for each in fields(AgentSettings))
@@ -141,6 +169,8 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
         value: Any = text
         if name == "roots":
             value = [each for each in text.split(",") if each.strip()]
+        elif name in _COMMANDS:
+            value = _words(variable, text)
         elif name == "put_only" and text.lower() in _TRUE | _FALSE:
             value = text.lower() in _TRUE
         elif name in _NUMBERS and re.fullmatch(r"[0-9]{1,9}", text, re.ASCII):
@@ -149,11 +179,23 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     return found
 
 
-_NUMBERS: Final = frozenset({"max_jobs", "workers", "cancel_grace_seconds"})
+_NUMBERS: Final = frozenset({"max_jobs", "workers", "cancel_grace_seconds", "task_slots"})
+
+
+_COMMANDS: Final = frozenset({"podman", "podman_run"})
+
+
+def _words(variable: str, text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise UsageError(f"The variable {variable} is no command line: {error}.") from None
 
 
 def _typed(name: str, value: Any, where: str) -> Any:
     _check_name(name, f"{name!r}")
+    if name in _COMMANDS:
+        return _command(name, value, where)
     if name == "roots":
         return _roots(value, where)
     if name in ("limit_upload", "limit_download"):
@@ -171,6 +213,12 @@ def _typed(name: str, value: Any, where: str) -> Any:
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise UsageError(f"The setting {name} {where} is {value!r}; it must be {words}.")
     return value
+
+
+def _command(name: str, value: Any, where: str) -> tuple[str, ...]:
+    if isinstance(value, list | tuple) and all(isinstance(each, str) for each in value):
+        return tuple(value)
+    raise UsageError(f"The setting {name} {where} must be a list of texts, a word in each.")
 
 
 def _roots(value: Any, where: str) -> tuple[Root, ...]:

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from holdfast import __version__
 from holdfast.api.app import make_app
 from holdfast.compat.lium import app as lium
+from holdfast.compat.qarnot import app as qarnot
 from holdfast.control import migrate
 from holdfast.control.clockwork import Clockwork
 from holdfast.control.courier import Courier, MailRelay
@@ -95,6 +96,9 @@ class ControlParts:
 
     def lium(self, deployment: Deployment) -> FastAPI:
         return lium.make_app(deployment)
+
+    def qarnot(self, deployment: Deployment) -> FastAPI:
+        return qarnot.make_app(deployment)
 
     def gateway_credential(self) -> str:
         account_id = self.first.account_id

@@ -56,6 +56,7 @@ def agent_settings(settings: Settings, url: str) -> AgentSettings:
         roots=tuple(parse_root(each) for each in roots),
         state_directory=directory,
         cache_directory=os.path.join(settings.data_directory, "agent-cache"),
+        task_slots=settings.task_slots,
     )
 
 
@@ -68,6 +69,7 @@ def as_toml(settings: AgentSettings) -> str:
         "roots": roots,
         "state_directory": settings.state_directory,
         "cache_directory": settings.cache_directory,
+        "task_slots": settings.task_slots,
     }
     lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in members.items()]
     return "\n".join(lines)

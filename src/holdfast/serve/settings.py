@@ -26,6 +26,11 @@ _FALSE = frozenset({"0", "false", "no", "off"})
 # Agents report every two seconds, and pause for up to ten when they were not heard.
 _SHORTEST_LEASE: Final = 5
 _LONGEST_LEASE: Final = 3600
+_MOST_TASKS: Final = 1024
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +55,7 @@ class Settings:
     owner_email: str = "admin@localhost"
     embedded_agent: bool = True
     agent_roots: tuple[str, ...] = ()
+    task_slots: int = field(default_factory=_processors)
     trusted_proxies: tuple[str, ...] = ("127.0.0.1", "::1")
     gateway_networks: tuple[str, ...] = ("127.0.0.0/8", "::1")
     token_requests_per_second: int = 50
@@ -91,6 +97,10 @@ class Settings:
         for name in ("trusted_proxies", "gateway_networks"):
             for each in getattr(self, name):
                 _network(name, each)
+        if not 0 <= self.task_slots <= _MOST_TASKS:
+            raise UsageError(
+                f"The setting task_slots is {self.task_slots}; give 0 to {_MOST_TASKS}."
+            )
         for root in self.agent_roots:
             if not os.path.isabs(root):
                 raise UsageError(

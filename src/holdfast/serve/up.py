@@ -112,6 +112,7 @@ def _control(
         credential = parts.gateway_credential()
         surfaces = [
             Surface(parts.lium(deployment), ("/lium",)),
+            Surface(parts.qarnot(deployment), ("/qarnot",)),
             Surface(parts.api(deployment)),
         ]
         if only is None:

@@ -8,7 +8,6 @@ Where a ZIP archive is wanted it is written besides, so that everything else wor
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -16,17 +15,14 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from holdfast.agent.confinement import ConfinedPlace, source_place
+from holdfast.agent.jobs.adoption import adopted, stored_by
 from holdfast.agent.jobs.archive import write_archive
 from holdfast.agent.jobs.context import WAIT_FOR_LOCK_SECONDS, JobContext, JobEnd, limited
-from holdfast.errors import HoldfastError, PathEscapes, PathEscapesRoot, UsageError
+from holdfast.errors import PathEscapes, PathEscapesRoot, UsageError
 from holdfast.flows.backup import BackupRequest, BackupResult, backup
-from holdfast.flows.dump import DumpRequest, dump
-from holdfast.flows.read_back import compare_sizes, packs_of, read_back
+from holdfast.flows.read_back import compare_sizes, read_back
 from holdfast.flows.reconcile import JOB_TAG
-from holdfast.model.consistency import Consistency
 from holdfast.model.finding import Finding
-from holdfast.model.manifest import MANIFEST_PATH, from_json
-from holdfast.model.snapshot import Snapshot
 from holdfast.repo.repository import FileKind, Repository
 from holdfast.repo.writer import Compression
 from holdfast.sources.path.ladder import Wish
@@ -55,9 +51,10 @@ def run(context: JobContext) -> JobEnd:
     with context.opened_repository(make=True) as repository:
         stored = None
         if context.attempt > 1 and not put_only:
-            stored = _stored_before(repository, context.job_id)
+            tag = f"{JOB_TAG}{context.job_id}"
+            stored = stored_by(repository, tag).get(tag)
         if stored is not None:
-            end = _adopt(context, repository, stored)
+            end = adopted(context, repository, stored)
         else:
             end = _store(context, repository, place, put_only=put_only)
         return _with_archive(context, repository, end) if as_zip else end
@@ -199,63 +196,6 @@ def _end(
         },
         limited(findings),
     )
-
-
-def _stored_before(repository: Repository, job_id: str) -> Snapshot | None:
-    """The snapshot that an earlier attempt of this job has made."""
-    tag = f"{JOB_TAG}{job_id}"
-    snapshots, _ = repository.snapshots()
-    return next((each for each in reversed(snapshots) if tag in each.tags), None)
-
-
-def _adopt(context: JobContext, repository: Repository, snapshot: Snapshot) -> JobEnd:
-    context.say(
-        "info",
-        f"An earlier attempt has stored snapshot {snapshot.short_id} already; it is taken over.",
-    )
-    report = context.stage("verifying")
-    done = read_back(
-        repository,
-        snapshot.id,
-        packs_of(repository, snapshot),
-        (),
-        report,
-        workers=context.workers,
-        wait_for_lock_seconds=WAIT_FOR_LOCK_SECONDS,
-    )
-    context.say("info", f"Read back {done.packs} packs, {done.bytes_read} bytes; all are right.")
-    summary = snapshot.summary
-    consistency, findings = _of_manifest(repository, snapshot)
-    return JobEnd(
-        {
-            "manifest_id": snapshot.id,
-            "consistency": consistency.value,
-            "captured_at": snapshot.time.astimezone(UTC).isoformat(),
-            "files": int(summary.get("total_files_processed", 0)),
-            "logical_bytes": int(summary.get("total_bytes_processed", 0)),
-            # A summary does not say what was read; what was new is the least that was.
-            "read_bytes": int(summary.get("data_added", 0)),
-            "stored_bytes": int(summary.get("data_added_packed", 0)),
-            "verified": True,
-            "verified_by": READ,
-            "adopted": True,
-        },
-        limited(findings),
-    )
-
-
-def _of_manifest(
-    repository: Repository, snapshot: Snapshot
-) -> tuple[Consistency, tuple[Finding, ...]]:
-    """The grade and the findings that the snapshot holds about itself."""
-    document = io.BytesIO()
-    try:
-        dump(repository, DumpRequest(snapshot.id, os.fsencode(MANIFEST_PATH)), document)
-        found = from_json(document.getvalue())
-    except HoldfastError as error:
-        finding = Finding("manifest_unreadable", error.message, snapshot.id)
-        return Consistency.TORN, (finding,)
-    return found.consistency, found.findings
 
 
 def _as_people_write(place: ConfinedPlace, finding: Finding) -> Finding:

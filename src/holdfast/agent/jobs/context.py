@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
+from holdfast.agent.mailbox import Mailbox
 from holdfast.errors import (
     NotARepository,
     RepositoryExists,
@@ -22,6 +23,7 @@ from holdfast.model.finding import Finding
 from holdfast.model.guarded_path import Root
 from holdfast.model.progress import Progress
 from holdfast.repo.repository import Repository
+from holdfast.runners.choice import DEFAULTS, RunnerOptions
 from holdfast.store.location import open_store
 from holdfast.store.options import StoreOptions
 from holdfast.store.protocol import ObjectStore
@@ -46,6 +48,8 @@ class JobContext:
     """One job. `repository` is ``{id, url, password}``, `url` a gateway's address.
 
     `report` is told progress with its stage, `say` a line for the job's log with its level.
+    `task_directory` is where tasks live on this host, `runners` what may run them; through
+    `mailbox` a task and the control plane speak while it runs.
     """
 
     job_id: str
@@ -63,6 +67,9 @@ class JobContext:
     ca_certificate: str | None = None
     limit_upload: float | None = None
     limit_download: float | None = None
+    task_directory: str = ""
+    runners: RunnerOptions = DEFAULTS
+    mailbox: Mailbox | None = None
     report: Callable[[str, Progress], None]
     say: Callable[[str, str], None]
 
