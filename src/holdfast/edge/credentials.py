@@ -1,9 +1,9 @@
 """Who asks: from a request's credential to a `Principal`.
 
-A credential is a bearer token, the same in ``X-API-KEY``, or the cookie of a browser's
-session; the first of these that is there counts, and a wrong one is not made up for by
-another. Browsers send cookies also when somebody else's page asks, so a change that comes
-with a cookie must come from our own pages.
+A credential is a bearer token, the same in ``X-API-KEY`` or bare in ``Authorization``, or
+the cookie of a browser's session; the first of these that is there counts, and a wrong one is
+not made up for by another. Browsers send cookies also when somebody else's page asks, so a
+change that comes with a cookie must come from our own pages.
 
 Invariant: agents and gateways reach only what is made for them. Their rights are for
 repositories; a machine that was taken over must not be able to change, say, a retention.
@@ -27,6 +27,8 @@ AGENTS: Final = frozenset({"agent"})
 GATEWAYS: Final = frozenset({"gateway"})
 
 _LONGEST_SECRET: Final = 500
+_BARE: Final = "hf_"
+"""How a token begins: Qarnot's clients send theirs without naming a scheme."""
 
 
 def authenticate(
@@ -78,7 +80,9 @@ def _token_of(request: Request) -> str | None:
     """The token that was sent; an empty text where the header is there and has none."""
     header = request.headers.get("Authorization")
     if header is not None:
-        scheme, _, rest = header.partition(" ")
+        scheme, space, rest = header.partition(" ")
+        if not space and scheme.startswith(_BARE):
+            return scheme
         return rest.strip() if scheme.lower() == "bearer" else ""
     return request.headers.get("X-API-KEY")
 

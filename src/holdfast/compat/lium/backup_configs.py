@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from holdfast.compat.lium import route
+from holdfast.compat import route
 from holdfast.compat.lium.pods import volume_of
 from holdfast.compat.lium.work import written
 from holdfast.control import hosts, schedules, sources

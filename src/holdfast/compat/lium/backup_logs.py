@@ -7,7 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from holdfast.compat.lium import route, work
+from holdfast.compat import route
+from holdfast.compat.lium import work
 from holdfast.compat.lium.backup_configs import of_host
 from holdfast.compat.lium.pages import Number, Size, numbered
 from holdfast.control import hosts, jobs, snapshots

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Final
 
-from holdfast.compat.lium import route
+from holdfast.compat import route
 from holdfast.compat.lium.work import written
 from holdfast.control import accounts, hosts, ledger
 from holdfast.control.paging import MAX_LIMIT

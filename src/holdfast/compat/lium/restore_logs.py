@@ -7,7 +7,8 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from holdfast.compat.lium import route, work
+from holdfast.compat import route
+from holdfast.compat.lium import work
 from holdfast.compat.lium.pages import Number, Size, numbered
 from holdfast.control import hosts, jobs, restores
 from holdfast.control.database import Tx

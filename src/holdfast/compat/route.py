@@ -1,4 +1,4 @@
-"""A route of this API: who asks is found out before anything that they sent is read."""
+"""A route of a foreign API: who asks is found out before anything that they sent is read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from holdfast.edge.call import CREDENTIALS, identify
 
-_LARGEST_BODY: Final = 64 << 10
+_LARGEST_BODY: Final = 1 << 20
 
 
 class Route(APIRoute):
