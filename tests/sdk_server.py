@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import threading
 import time
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +19,7 @@ from holdfast.control.price_source import refresh_due
 from holdfast.errors import NotSignedIn
 from holdfast.sdk.client import Client
 from holdfast.sdk.sign_in import sign_in
+from holdfast.sdk.task_snapshots import TaskSnapshot
 from holdfast.serve.app import OneApp, Surface
 from holdfast.serve.control_parts import ControlParts
 from holdfast.serve.settings import Settings
@@ -75,6 +78,80 @@ def running_api(directory: Path) -> Iterator[SdkServer]:
         parts.close()
 
 
+class TinyTask:
+    """An instance of a task that computes nothing: it says what a test has it say."""
+
+    def __init__(self, client: ControlClient, job: ClaimedJob) -> None:
+        self._client, self._job, self._written = client, job, 0
+        self.say(type="state", state="executing", at=_now(), runner="local", reference="1")
+
+    def say(self, **message: Any) -> dict[str, Any]:
+        """Report a message; returns the orders."""
+        heard = self._client.progress(
+            self._job.id,
+            attempt=self._job.attempt,
+            stage="executing",
+            progress={},
+            lines=[],
+            messages=[message],
+        )
+        return heard.orders or {}
+
+    def write(self, data: bytes) -> None:
+        shown = base64.b64encode(data).decode()
+        self.say(type="output", stream="stdout", offset=self._written, data=shown)
+        self._written += len(data)
+
+    def fail(self, snapshot: TaskSnapshot) -> None:
+        self.say(
+            type="snapshot",
+            task_snapshot_id=snapshot.id,
+            snapshot_id=snapshot.parts[0].id,
+            trigger="manual",
+            slot_at=None,
+            triggered_at=_now(),
+            status="failure",
+            bytes_total=0,
+            bytes_done=0,
+            result=None,
+            findings=[],
+            error={"code": "target_full", "message": "There is no room."},
+        )
+
+    def answer(self, answer: dict[str, Any]) -> None:
+        """What the filters that were asked about would take."""
+        (preview,) = self.say(type="state", state="executing", at=_now())["previews"]
+        self.say(type="preview", preview_id=preview["preview_id"], answer=answer)
+
+    def end(self) -> None:
+        result = {
+            "outcome": "cancelled",
+            "exit_code": -15,
+            "error": None,
+            "started_at": _now(),
+            "ended_at": _now(),
+            "frozen_seconds": 0.0,
+            "snapshots_taken": 0,
+            "results": None,
+        }
+        self._client.finish(
+            self._job.id,
+            {
+                "attempt": self._job.attempt,
+                "outcome": "succeeded",
+                "result": result,
+                "findings": [],
+                "error": None,
+                "lines": [],
+                "messages": [],
+            },
+        )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()
+
+
 class TinyAgent:
     """An agent that claims over HTTP and ends every job at once, storing nothing."""
 
@@ -92,6 +169,16 @@ class TinyAgent:
         """While it is set, a job is reported as being under way and does not end."""
         self._thread.start()
 
+    def take_task(self) -> TinyTask:
+        """Offer a place for a task, and begin the one that comes."""
+        inventory = {"task_slots": 1, "tasks_running": 0, "runners": {"local": {}}}
+        self._client.heartbeat("tiny", inventory=inventory, running=[])
+        for _ in range(200):
+            job = self._client.claim("tiny", 1, {"jobs": 0, "tasks": 1})
+            if job is not None:
+                return TinyTask(self._client, job)
+        raise AssertionError("no task came")
+
     def stop(self) -> None:
         self._stopping.set()
         self.hold.clear()
@@ -101,20 +188,21 @@ class TinyAgent:
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
-                job = self._client.claim("tiny", 1)
+                job = self._client.claim("tiny", 1, {"jobs": 1, "tasks": 0})
             except NotSignedIn:
                 return  # revoked
             if job is None:
                 continue
             cancelled = False
             while True:
-                cancelled = self._client.progress(
+                heard = self._client.progress(
                     job.id,
                     attempt=job.attempt,
                     stage="reading",
                     progress={"files_done": 1, "bytes_done": 10, "bytes_total": 20},
                     lines=[{"at": "2026-11-02T10:00:00Z", "level": "info", "text": "reading"}],
                 )
+                cancelled = heard.cancel
                 if cancelled or not self.hold.is_set():
                     break
                 time.sleep(0.02)

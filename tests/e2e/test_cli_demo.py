@@ -21,10 +21,19 @@ INSTALLATION = (
     "folder.zip",
     "Everything came back as it was",
 )
+TASK = (
+    "a snapshot every 2 seconds",
+    "stored, frozen",
+    "does not exist any more",
+    "solving from step",
+    "to the last bit, as without the accident",
+)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"), [(["--engine"], ENGINE), ([], INSTALLATION)], ids=["engine", "whole"]
+    ("arguments", "told"),
+    [(["--engine"], ENGINE), ([], INSTALLATION), (["--task"], TASK)],
+    ids=["engine", "whole", "task"],
 )
 @pytest.mark.slow
 def test_the_demonstration(tmp_path: Path, arguments: list[str], told: tuple[str, ...]) -> None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from holdfast.sdk.schedules import Schedule
     from holdfast.sdk.snapshots import Snapshot
     from holdfast.sdk.sources import Source
+    from holdfast.sdk.task_snapshots import TaskSnapshot
+    from holdfast.sdk.tasks import Task
 
 
 class Known(Protocol):
@@ -90,6 +92,52 @@ def snapshot_of(client: Client, text: str) -> Snapshot:
             raise NotFound("There is no complete snapshot yet; `holdfast snapshot list` has all.")
         return newest
     return _one("snapshot", text, client.snapshots.list(), lambda snapshot: (snapshot.name,))
+
+
+def task_of(client: Client, text: str) -> Task:
+    """A task by id or short name, or the newest of that name."""
+    if is_id(text):
+        return client.tasks.get(text)
+    named: Task | None = None
+    for each in client.tasks.list(search=text):
+        if each.short_name == text:
+            return each
+        if named is None and each.name == text:
+            named = each
+    return named or _one("task", text, client.tasks.list(), lambda _task: ())
+
+
+def task_id(client: Client, text: str) -> str:
+    return text if is_id(text) else task_of(client, text).id
+
+
+def task_snapshot_of(client: Client, text: str) -> TaskSnapshot:
+    """A snapshot of a task, which has no name but its id."""
+    if not is_id(text):
+        raise NotFound(
+            f"{text!r} is no id of a task's snapshot; `holdfast task snapshots TASK` has them."
+        )
+    return client.task_snapshots.get(text)
+
+
+def task_part_id(client: Client, text: str) -> str:
+    """The snapshot of one instance: ``ID`` of a task's snapshot, or ``ID#NUMBER``."""
+    named, hash_sign, number = text.partition("#")
+    snapshot = task_snapshot_of(client, named)
+    if not hash_sign and len(snapshot.parts) == 1:
+        return snapshot.parts[0].id
+    found = [each for each in snapshot.parts if str(each.instance) == number]
+    if found:
+        return found[0].id
+    if not snapshot.parts:
+        raise NotFound(f"The snapshot {named} holds nothing; it is {snapshot.status}.")
+    there = ", ".join(f"#{each.instance}" for each in snapshot.parts)
+    raise UsageError(f"Write after {named} which instance is meant; it has {there}.")
+
+
+def start_id(client: Client, text: str) -> str:
+    """What a task can start from: a snapshot of a task by id, or any snapshot."""
+    return text if is_id(text) else snapshot_id(client, text)
 
 
 def member_id(client: Client, text: str) -> str:

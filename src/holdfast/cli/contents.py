@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from argparse import Namespace
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
 from holdfast.cli import output, text, values
 from holdfast.cli.choose import snapshot_id
@@ -14,9 +16,14 @@ from holdfast.errors import TargetNotEmpty, UsageError
 from holdfast.model.quantity import print_bytes
 
 if TYPE_CHECKING:
+    from holdfast.sdk.client import Client
     from holdfast.sdk.data import Entry
 
-_SIGNS = {"added": "+", "removed": "-", "modified": "M"}
+Chooser: TypeAlias = "Callable[[Client, str], str]"
+"""From what a person wrote to the id of a snapshot."""
+
+_MEANS = "an id, a name, or `latest`"
+_SIGNS = {"added": "+", "removed": "-", "modified": "M", "metadata": "U", "type": "T"}
 
 
 class Browse:
@@ -43,14 +50,16 @@ class Browse:
         return Outcome()
 
 
+@dataclass(frozen=True, slots=True)
 class Compare:
     """``snapshot diff``: what differs from one snapshot to another."""
 
+    choose: Chooser = snapshot_id
+    means: str = _MEANS
+
     def configure(self, parser: Parser) -> None:
-        parser.add_argument(
-            "old", metavar="OLD[:PATH]", help="an id, a name, or `latest`; only below the path"
-        )
-        parser.add_argument("new", metavar="NEW", help="an id, a name, or `latest`")
+        parser.add_argument("old", metavar="OLD[:PATH]", help=f"{self.means}; only below the path")
+        parser.add_argument("new", metavar="NEW", help=self.means)
         parser.add_argument(
             "--content", action="store_true", help="leave out what differs in metadata only"
         )
@@ -61,7 +70,7 @@ class Compare:
         old, path = values.snapshot_and_path(arguments.old)
         count = 0
         with invocation.client() as client:
-            ids = snapshot_id(client, old), snapshot_id(client, arguments.new)
+            ids = self.choose(client, old), self.choose(client, arguments.new)
             for each in client.data.diff(*ids, path, metadata=not arguments.content):
                 count += 1
                 if invocation.json:
@@ -75,14 +84,18 @@ class Compare:
         return Outcome(summary=["", text.count(count, "difference")])
 
 
+@dataclass(frozen=True, slots=True)
 class Download:
     """``snapshot download``: a file, a folder as an archive, or everything."""
+
+    choose: Chooser = snapshot_id
+    means: str = _MEANS
 
     def configure(self, parser: Parser) -> None:
         parser.add_argument(
             "snapshot",
             metavar="SNAPSHOT[:PATH]",
-            help="an id, a name, or `latest`; without a path everything",
+            help=f"{self.means}; without a path everything",
         )
         parser.add_argument(
             "-o",
@@ -98,7 +111,7 @@ class Download:
         name, path = values.snapshot_and_path(arguments.snapshot)
         path = path.strip("/")
         with invocation.client() as client:
-            chosen = snapshot_id(client, name)
+            chosen = self.choose(client, name)
             entry = client.data.entry(chosen, path)
             is_file = entry is not None and entry.kind == "file"
             target = arguments.output or _target(entry, path, arguments.format)

@@ -1,4 +1,7 @@
-"""``./dev demo``: a server, two machines, a disaster; or with ``--engine`` the engine alone."""
+"""``./dev demo``: a server, two machines, a disaster.
+
+``--task`` shows it with a computation, ``--engine`` the engine alone.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +25,13 @@ def main() -> None:
     parser.add_argument(
         "--engine", action="store_true", help="no server: a repository in a directory alone"
     )
+    parser.add_argument(
+        "--task", action="store_true", help="a solver that loses its machine, and goes on"
+    )
     options = parser.parse_args()
     # A request to end unwinds the demonstration, so that its processes go too.
-    signal.signal(signal.SIGTERM, lambda _number, _frame: _interrupt())
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda _number, _frame: _interrupt())
     directory = Path(tempfile.mkdtemp(prefix="holdfast-demo-"))
     try:
         if options.engine:
@@ -32,6 +39,11 @@ def main() -> None:
 
             Demonstration(directory).run()
             kept = f"{directory}  (password: {PASSWORD})"
+        elif options.task:
+            from holdfast.demo.task import TaskDemonstration
+
+            TaskDemonstration(directory).run()
+            kept = str(directory)
         else:
             from holdfast.demo.installation import Installation
 

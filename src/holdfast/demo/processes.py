@@ -14,8 +14,11 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
 
 from holdfast.demo.narration import Differs
@@ -71,8 +74,10 @@ class Process:
         try:
             self._process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
+            pass
+        finally:
+            # Also what it has left, and also if a person does not want to wait any longer.
             self.kill()
-        self._close()
 
     def kill(self) -> None:
         """Take it away, with everything that it started, without a word."""
@@ -132,18 +137,24 @@ class Server:
         self.password = Path(document["password_file"]).read_text().strip()
 
     def stop(self) -> None:
-        self._process.stop()
+        try:
+            self._process.stop()
+        finally:
+            _kill_all_of(self.directory)
 
 
 class Machine:
-    """A rented machine: a root of its own, and an agent."""
+    """A rented machine: a root of its own, and an agent with settings of its own."""
 
-    def __init__(self, directory: Path, name: str) -> None:
+    def __init__(
+        self, directory: Path, name: str, settings: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         self.directory, self.name = directory, name
         self.root = directory / "root"
         self.root.mkdir(parents=True)
         self._state = directory / "state"
-        self._variables = {"HOLDFAST_AGENT_CACHE_DIRECTORY": str(directory / "cache")}
+        cache = {"HOLDFAST_AGENT_CACHE_DIRECTORY": str(directory / "cache")}
+        self._variables = {**cache, **settings}
         self._process: Process | None = None
 
     def enrol(self, url: str, token: str) -> None:
@@ -179,8 +190,39 @@ class Machine:
         """Kill everything that runs there, and take its disk away."""
         if self._process is not None:
             self._process.kill()
+        # Computations outlive their agent; a machine that is gone takes them along.
+        _kill_all_of(self.directory)
         shutil.rmtree(self.directory)
 
     def stop(self) -> None:
-        if self._process is not None:
-            self._process.stop()
+        try:
+            if self._process is not None:
+                self._process.stop()
+        finally:
+            _kill_all_of(self.directory)
+
+
+def _kill_all_of(directory: Path) -> None:
+    """Kill every process that has a path below `directory` in its arguments or environment."""
+    inside = f"{directory}/".encode()
+    while found := [pid for pid in _processes() if inside in _start_of(pid)]:
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.02)
+
+
+def _processes() -> list[int]:
+    return [
+        int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()
+    ]
+
+
+def _start_of(pid: int) -> bytes:
+    """Its arguments and environment; nothing where it has ended, noticed or not."""
+    try:
+        return b"\0".join(
+            Path(f"/proc/{pid}/{each}").read_bytes() for each in ("cmdline", "environ")
+        )
+    except OSError:
+        return b""

@@ -18,6 +18,7 @@ from typing import Self
 from holdfast.sdk.accounts import AccountsResource
 from holdfast.sdk.audit import AuditResource
 from holdfast.sdk.billing import BillingResource
+from holdfast.sdk.buckets import BucketsResource
 from holdfast.sdk.data import SnapshotData
 from holdfast.sdk.events import EventsResource
 from holdfast.sdk.hosts import HostsResource
@@ -31,6 +32,8 @@ from holdfast.sdk.restores import RestoresResource
 from holdfast.sdk.schedules import SchedulesResource
 from holdfast.sdk.snapshots import SnapshotsResource
 from holdfast.sdk.sources import SourcesResource
+from holdfast.sdk.task_snapshots import TaskSnapshotsResource
+from holdfast.sdk.tasks import TasksResource
 from holdfast.sdk.tokens import TokensResource
 from holdfast.sdk.transport import Transport
 from holdfast.sdk.webhooks import WebhooksResource
@@ -69,6 +72,9 @@ class Client:
         self.snapshots = SnapshotsResource(transport, pause)
         self.data = SnapshotData(transport, pause)
         self.restores = RestoresResource(transport, pause)
+        self.tasks = TasksResource(transport, pause)
+        self.task_snapshots = TaskSnapshotsResource(transport, pause)
+        self.buckets = BucketsResource(transport, pause)
         self.jobs = JobsResource(transport)
         self.events = EventsResource(transport, pause)
         self.webhooks = WebhooksResource(transport)

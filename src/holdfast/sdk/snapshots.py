@@ -36,6 +36,7 @@ class Snapshot:
     kind: str = "path"
     schedule_id: str | None = None
     job_id: str | None = None
+    task_snapshot_id: str | None = None
     name: str = ""
     description: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -124,6 +124,36 @@ class Transport:
                 )
                 if method == "DELETE" and response.status_code == 404 and attempt > 1:
                     return Answer(204, None)  # an earlier attempt did it; its answer was lost
+                if response.status_code not in _AGAIN:
+                    raise failure
+            if attempt >= self._attempts:
+                raise failure
+            self._pause(_pause_seconds(attempt, wait))
+
+    def upload(
+        self,
+        path: str,
+        content: Callable[[], Iterable[bytes]],
+        length: int,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """PUT bytes, `length` of them; `content` is asked for them anew in each attempt."""
+        sent = {"Content-Length": str(length), **(headers or {})}
+        attempt = 0
+        while True:
+            attempt += 1
+            wait: float | None = None
+            try:
+                response = self._client.put(path, content=content(), headers=sent)
+            except httpx.TransportError as error:
+                failure: HoldfastError = self._unreachable(error)
+            else:
+                if response.is_success:
+                    return Answer(response.status_code, _json(response), response.headers)
+                wait = _retry_after(response)
+                failure = error_of(
+                    response.status_code, _json(response), retry_after_seconds=round(wait or 1)
+                )
                 if response.status_code not in _AGAIN:
                     raise failure
             if attempt >= self._attempts:
