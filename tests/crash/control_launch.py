@@ -13,6 +13,7 @@ import signal
 import struct
 import sys
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,8 @@ def _main(order: dict[str, Any]) -> None:
     from holdfast.serve.up import Listening, up
 
     if order["plant"]:
-        import control_plants
-
-        getattr(control_plants, order["plant"])(setattr)
+        module, _, name = order["plant"].rpartition(".")
+        getattr(import_module(module or "control_plants"), name)(setattr)
 
     def announce(listening: Listening) -> None:
         os.write(1, json.dumps({"url": listening.url}).encode() + b"\n")

@@ -146,7 +146,7 @@ class Server:
         """Kill -9; an embedded agent has to end by itself."""
         with self._life:
             self.relay.target = None
-            if self.process is not None:
+            if self.process is not None and self.process.poll() is None:
                 kill([self.process.pid])
                 self.process.wait()
 
@@ -161,9 +161,17 @@ class Server:
         self.start()
 
     @property
+    def unexpected(self) -> list[str]:
+        """Errors that nobody has foreseen, from its log: the ends of what it says of them."""
+        if not self.log.exists():
+            return []
+        lines = self.log.read_text(errors="replace").splitlines()
+        return [line[-1500:] for line in lines if '"exception"' in line or "Traceback" in line]
+
+    @property
     def children(self) -> list[int]:
         """An agent beside it, with its jobs."""
-        return below(self.process.pid) if self.process is not None else []
+        return below(self.process.pid) if self.process is not None and self.is_up else []
 
     @property
     def is_up(self) -> bool:
@@ -222,12 +230,13 @@ class Machine:
     @property
     def children(self) -> list[int]:
         """The jobs' processes, with their workers."""
-        return below(self.pid)
+        return below(self.pid) if self.is_up else []
 
     def kill(self, _message: Message | None = None) -> None:
         """Kill -9 of the agent alone; its children have to end by themselves."""
         with self._life:
-            if self.process is None:
+            # Once it was waited for, its number may be anybody's.
+            if self.process is None or self.process.poll() is not None:
                 return
             children = self.children
             kill([self.process.pid])
@@ -239,12 +248,13 @@ class Machine:
 
     def kill_children(self, _message: Message | None = None) -> None:
         """Kill -9 of the jobs' processes; the agent goes on."""
-        kill(self.children)
+        with self._life:
+            kill(self.children)
 
     def lose_power(self, _message: Message | None = None) -> None:
         """Kill -9 of everything at once."""
         with self._life:
-            if self.process is not None:
+            if self.process is not None and self.process.poll() is None:
                 kill([self.process.pid, *self.children])
                 self.process.wait()
 
@@ -262,8 +272,10 @@ class Machine:
                 self.start()
 
     def signal(self, number: signal.Signals, *, children: bool = False) -> None:
-        for pid in [self.pid, *(self.children if children else ())]:
-            os.kill(pid, number)
+        with self._life:
+            if self.is_up:
+                for pid in [self.pid, *(self.children if children else ())]:
+                    os.kill(pid, number)
 
     @property
     def is_up(self) -> bool:

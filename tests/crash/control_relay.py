@@ -192,6 +192,8 @@ class Relay:
         body = _document(handler.headers, data)
         message = Message(handler.command, handler.path, secret, body)
         self.seen.append(message.name)
+        if self.target is None:
+            raise ConnectionRefusedError  # a blow waits for a server that is there
         blow = self._due(message, Phase.LOST, Phase.UNDERWAY)
         if blow is not None and blow.phase is Phase.LOST:
             _strike(blow, message)

@@ -38,7 +38,7 @@ from holdfast.control.tables import Repository as RepositoryRow
 from holdfast.repo.repository import Repository
 from holdfast.store.local import LocalStore
 
-SETTLE_SECONDS = 90.0
+SETTLE_SECONDS = 60.0
 STEP_SECONDS = 20.0
 """The clock goes on in such steps, so that whoever is alive can renew its lease in between."""
 _KEPT = ("PATH", "LANG", "TMPDIR", "VIRTUAL_ENV")
@@ -324,7 +324,8 @@ class Site:
             lines = each.log.read_text(errors="replace").splitlines() if each.log.exists() else []
             told = [line for line in lines if '"event": "request"' not in line]
             logs += [f"== {each.log}", *(line[:400] for line in told[-15:])]
-        return "\n".join([what, f"now {self.clock()}", *self.acts[-20:], *jobs, *logs])
+        locks = [str(each) for each in self.repository().lock_files().records()]
+        return "\n".join([what, *locks, f"now {self.clock()}", *self.acts[-20:], *jobs, *logs])
 
     def note(self, what: str) -> None:
         """Remember what was done to whom, for `describe`."""
