@@ -63,6 +63,28 @@ def test_events_are_read_in_order_by_their_account(world: World) -> None:
             events.events(tx, world.principal(resources=frozenset({"x"})))
 
 
+@pytest.mark.parametrize("looked_at", [1, 2, 5, 6, 7])
+@pytest.mark.parametrize("limit", [1, 2, 10])
+def test_s7_pages_of_rare_kinds_miss_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch, looked_at: int, limit: int
+) -> None:
+    monkeypatch.setattr(events, "LOOKED_AT", looked_at)
+    kinds = ["host.silent", *["host.returned"] * 3, "host.silent", "host.returned"]
+    mine = [emit(world, kind) for kind in kinds]
+    found, after_id = [], None
+    while True:
+        with world.database.read() as tx:
+            one = events.listed(
+                tx, world.principal(), after_id=after_id, limit=limit, kinds=["host.silent"]
+            )
+        found += one.items
+        if one.next_cursor is None:
+            break
+        assert int(one.next_cursor) > (after_id or 0)
+        after_id = int(one.next_cursor)
+    assert [each.id for each in found] == [mine[0].id, mine[4].id]
+
+
 def test_what_is_rolled_back_was_never_said(world: World) -> None:
     add_hook(world)
     with world.database.write() as tx:

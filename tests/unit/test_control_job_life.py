@@ -61,6 +61,28 @@ def test_order_is_priority_then_age(world: World, runs: Runs, host: Host) -> Non
     assert taken == [made[1], made[3], made[0], made[2]]
 
 
+def test_looking_for_work_finds_all_that_claiming_would(
+    world: World, runs: Runs, host: Host, source: Source
+) -> None:
+    who = world.agent(host)
+
+    def worth(instance: str) -> bool:
+        with world.database.read() as tx:
+            return jobs.is_worth_claiming(tx, who, instance=instance, now=world.now)
+
+    assert worth("first"), "a new instance returns what the one before it had"
+    assert runs.claim(host, "first") is None
+    assert not worth("first")
+    _, job = runs.add(source)
+    assert worth("first")
+    assert claimed(runs, host, "first").id == job.id
+    assert not worth("first"), "another run of the source has to wait for this one"
+    assert worth("second")
+    world.set(host, revoked_at=world.now)
+    with pytest.raises(Forbidden):
+        worth("first")
+
+
 def test_not_before_and_give_up_are_waited_for(
     world: World, runs: Runs, host: Host, source: Source
 ) -> None:

@@ -10,6 +10,7 @@ import pytest
 from control_world import World
 from sqlalchemy import select
 
+from holdfast.control import paging
 from holdfast.control.paging import MAX_LIMIT, Order, page
 from holdfast.control.tables import User
 from holdfast.errors import UsageError
@@ -51,6 +52,37 @@ def test_s2_pages_together_are_the_whole_list_in_order(
     with world.database.read() as tx:
         whole = list(tx.scalars(select(User).order_by(*order)))
     assert [each.id for each in read_all(world, order, limit)] == [each.id for each in whole]
+
+
+@pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
+@pytest.mark.parametrize("looked_at", [1, 4, 19, 20, 21])
+@pytest.mark.parametrize("limit", [1, 3, 50])
+def test_s2_pages_through_a_sieve_together_are_the_list(
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    order: list[Order],
+    looked_at: int,
+    limit: int,
+) -> None:
+    """Also where a page is short, or empty, because enough rows were looked at for it."""
+    monkeypatch.setattr(paging, "LOOKED_AT", looked_at)
+    add_users(world, 20)
+    sieve = [User.email.like("3-%")]
+    with world.database.read() as tx:
+        whole = list(tx.scalars(select(User).where(*sieve).order_by(*order)))
+    assert len(whole) == 4
+    found, cursor, sizes = [], None, []
+    while True:
+        with world.database.read() as tx:
+            one = page(tx, select(User), order=order, cursor=cursor, limit=limit, sieve=sieve)
+        found += one.items
+        sizes.append(len(one.items))
+        cursor = one.next_cursor
+        if cursor is None:
+            break
+    assert [each.id for each in found] == [each.id for each in whole]
+    assert max(sizes) <= limit
+    assert len(sizes) >= 20 // looked_at
 
 
 def test_a_row_that_comes_meanwhile_neither_repeats_nor_hides_one(world: World) -> None:
