@@ -22,6 +22,7 @@ from qarnot.exceptions import (
     MissingProfileException,
     MissingTaskException,
     MissingTaskInstanceException,
+    NotEnoughCreditsException,
     QarnotGenericException,
     UnauthorizedException,
 )
@@ -275,6 +276,8 @@ def part_many(directory):
     lost = new_task(connection, "lost", "true")
     lost.results = qarnot.bucket.Bucket(connection, "not-there", create=False)
     fails(MissingBucketException, lost.submit)
+    poor = qarnot.Connection(client_token=os.environ["POOR_TOKEN"])
+    fails(NotEnoughCreditsException, new_task(poor, "costly", "true").submit)
     bad = new_task(connection, "bad", "true")
     bad.snapshot_whitelist = "(unclosed"
     fails(QarnotGenericException, bad.submit)

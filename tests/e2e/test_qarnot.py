@@ -21,6 +21,7 @@ from holdfast.sdk.sign_in import sign_in
 
 PYTHON = os.environ.get("HOLDFAST_QARNOT_PYTHON", "")
 STRANGER, STRANGERS_PASSWORD = "other@example.org", "another long password"
+POOR = "poor@example.org"
 SCRIPT = Path(__file__).with_name("qarnot_user.py")
 
 pytestmark = [
@@ -70,12 +71,21 @@ def user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[User]:
             owner_password=STRANGERS_PASSWORD,
         )
         assert other.id
+        client.accounts.create(
+            "Without credit",
+            next(client.regions.list()).id,
+            prepaid=True,
+            owner_email=POOR,
+            owner_password=STRANGERS_PASSWORD,
+        )
+        poor = sign_in(server.url, POOR, STRANGERS_PASSWORD, token_name="poor")
         foreign = sign_in(server.url, STRANGER, STRANGERS_PASSWORD, token_name="foreign")
         yield User(
             server,
             {
                 "QARNOT_CLUSTER_URL": f"{server.url}/qarnot",
                 "QARNOT_CLIENT_TOKEN": issued.secret,
+                "POOR_TOKEN": poor.secret,
                 "FOREIGN_KEY": STRANGER,
                 "FOREIGN_TOKEN": foreign.secret,
                 "READER_KEY": reader.token.id,
