@@ -24,16 +24,13 @@ from holdfast.errors import (
     NotFound,
     NotReady,
     NotSignedIn,
-    ServerUnavailable,
-    TooManyRequests,
 )
 from holdfast.gateway.authority import Grant
+from holdfast.gateway.control_plane import ControlPlane, problem_of, too_many
 
-PATH = "/api/v1/gateway/resolve"
 KEPT_SECONDS = 5.0
 _ENTRIES = 4096
 _TIMEOUT_SECONDS = 10.0
-_ATTEMPTS = 2
 _OWN_CREDENTIAL_REFUSED = "gateway_not_signed_in"
 
 _log = logging.getLogger(__name__)
@@ -53,10 +50,11 @@ class HttpAuthority:
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         """`credential` is the gateway's own."""
-        self._client = httpx.Client(
-            base_url=base_url,
-            headers={"Authorization": f"Bearer {credential}"},
-            timeout=_TIMEOUT_SECONDS,
+        self._control = ControlPlane(
+            base_url,
+            credential,
+            timeout_seconds=_TIMEOUT_SECONDS,
+            without="Who you are cannot be checked now; try again in a few seconds.",
             transport=transport,
         )
         self._kept_seconds, self._clock = kept_seconds, clock
@@ -66,7 +64,7 @@ class HttpAuthority:
 
     def close(self) -> None:
         """Give back connections."""
-        self._client.close()
+        self._control.close()
 
     def resolve(
         self,
@@ -122,22 +120,14 @@ class HttpAuthority:
         return kept[1]
 
     def _ask(self, question: Mapping[str, str]) -> Grant:
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                answer = self._client.post(PATH, json=question)
-                break
-            except httpx.TransportError as error:
-                # An idle connection may have been closed just now; a new one tells.
-                if attempt == _ATTEMPTS:
-                    _log.warning("the control plane does not answer: %s", type(error).__name__)
-                    raise _unavailable() from error
+        answer = self._control.ask("resolve", question)
         if answer.status_code == 200:
             try:
                 return _grant(answer.json())
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 _log.exception("the control plane's answer is not a grant")
-                raise _unavailable() from error
-        raise _refusal(answer)
+                raise self._control.unavailable() from error
+        raise _refusal(answer) or self._control.unavailable()
 
 
 def _key(credential: str, repository_id: str | None, snapshot_id: str | None) -> _Key:
@@ -165,18 +155,16 @@ def _grant(document: Mapping[str, Any]) -> Grant:
     )
 
 
-def _refusal(answer: httpx.Response) -> HoldfastError:
-    """The error for an answer that is no grant; the control plane's own words where it has some."""
-    code = detail = ""
-    try:
-        document = answer.json()
-        code, detail = str(document.get("code", "")), str(document.get("detail") or "")
-    except (ValueError, AttributeError):
-        pass
+def _refusal(answer: httpx.Response) -> HoldfastError | None:
+    """The error for an answer that is no grant; the control plane's own words where it has some.
+
+    None where it is nothing that whoever asks could do anything about.
+    """
+    code, detail = problem_of(answer)
     match answer.status_code:
         case 401 if code == _OWN_CREDENTIAL_REFUSED:
             _log.error("the control plane does not accept the gateway's own credential")
-            return _unavailable()
+            return None
         case 401:
             return NotSignedIn(detail or "This credential is unknown, expired or revoked.")
         case 403:
@@ -186,17 +174,6 @@ def _refusal(answer: httpx.Response) -> HoldfastError:
         case 409:
             return NotReady(detail or "It is not in a state that allows this.")
         case 429:
-            return TooManyRequests(
-                detail or "Too many requests; wait a little.",
-                _seconds(answer.headers.get("Retry-After", "")),
-            )
+            return too_many(answer, detail)
     _log.warning("the control plane answered %d to a gateway's question", answer.status_code)
-    return _unavailable()
-
-
-def _unavailable() -> ServerUnavailable:
-    return ServerUnavailable("Who you are cannot be checked now; try again in a few seconds.")
-
-
-def _seconds(text: str) -> int:
-    return int(text) if text.isascii() and text.isdigit() else 1
+    return None

@@ -105,30 +105,12 @@ class Transport:
         sent = dict(headers or {})
         if method == "POST":
             sent.setdefault("Idempotency-Key", key or str(uuid4()))
-        attempt = 0
-        while True:
-            attempt += 1
-            try:
-                response = self._client.request(
-                    method, path, params=_query(query), json=body, headers=sent
-                )
-            except httpx.TransportError as error:
-                failure: HoldfastError = self._unreachable(error)
-                wait = None
-            else:
-                if response.is_success:
-                    return Answer(response.status_code, _json(response), response.headers)
-                wait = _retry_after(response)
-                failure = error_of(
-                    response.status_code, _json(response), retry_after_seconds=round(wait or 1)
-                )
-                if method == "DELETE" and response.status_code == 404 and attempt > 1:
-                    return Answer(204, None)  # an earlier attempt did it; its answer was lost
-                if response.status_code not in _AGAIN:
-                    raise failure
-            if attempt >= self._attempts:
-                raise failure
-            self._pause(_pause_seconds(attempt, wait))
+        return self._repeated(
+            lambda: self._client.request(
+                method, path, params=_query(query), json=body, headers=sent
+            ),
+            removes=method == "DELETE",
+        )
 
     def upload(
         self,
@@ -139,12 +121,16 @@ class Transport:
     ) -> Answer:
         """PUT bytes, `length` of them; `content` is asked for them anew in each attempt."""
         sent = {"Content-Length": str(length), **(headers or {})}
+        return self._repeated(lambda: self._client.put(path, content=content(), headers=sent))
+
+    def _repeated(self, send: Callable[[], httpx.Response], *, removes: bool = False) -> Answer:
+        """Send until it is answered for good; what a removal does not find again, it removed."""
         attempt = 0
         while True:
             attempt += 1
             wait: float | None = None
             try:
-                response = self._client.put(path, content=content(), headers=sent)
+                response = send()
             except httpx.TransportError as error:
                 failure: HoldfastError = self._unreachable(error)
             else:
@@ -154,6 +140,8 @@ class Transport:
                 failure = error_of(
                     response.status_code, _json(response), retry_after_seconds=round(wait or 1)
                 )
+                if removes and response.status_code == 404 and attempt > 1:
+                    return Answer(204, None)  # an earlier attempt did it; its answer was lost
                 if response.status_code not in _AGAIN:
                     raise failure
             if attempt >= self._attempts:

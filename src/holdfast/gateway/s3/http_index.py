@@ -28,11 +28,10 @@ from holdfast.errors import (
     NotSignedIn,
     PartTooSmall,
     QuotaExceeded,
-    ServerUnavailable,
-    TooManyRequests,
     UsageError,
 )
 from holdfast.gateway.authority import Grant
+from holdfast.gateway.control_plane import ControlPlane, problem_of, too_many
 from holdfast.gateway.s3.index import (
     BucketName,
     Caller,
@@ -48,9 +47,7 @@ from holdfast.gateway.s3.index import (
     UploadEntry,
 )
 
-PATH = "/api/v1/gateway"
 _TIMEOUT_SECONDS = 30.0
-_ATTEMPTS = 2
 _log = logging.getLogger(__name__)
 
 
@@ -61,16 +58,17 @@ class HttpBucketIndex:
         self, base_url: str, credential: str, *, transport: httpx.BaseTransport | None = None
     ) -> None:
         """`credential` is the gateway's own."""
-        self._client = httpx.Client(
-            base_url=base_url,
-            headers={"Authorization": f"Bearer {credential}"},
-            timeout=_TIMEOUT_SECONDS,
+        self._control = ControlPlane(
+            base_url,
+            credential,
+            timeout_seconds=_TIMEOUT_SECONDS,
+            without="What is in this bucket cannot be told now; try again soon.",
             transport=transport,
         )
 
     def close(self) -> None:
         """Give back connections."""
-        self._client.close()
+        self._control.close()
 
     def signing_keys(
         self, access_key: str, date: str, region: str, address: str
@@ -243,25 +241,17 @@ class HttpBucketIndex:
         self._ask("buckets/bodies-removed", {"ids": list(body_ids)})
 
     def _ask(self, what: str, question: Mapping[str, Any]) -> dict[str, Any]:
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                answer = self._client.post(f"{PATH}/{what}", json=question)
-                break
-            except httpx.TransportError as error:
-                # An idle connection may have been closed just now; a new one tells.
-                if attempt == _ATTEMPTS:
-                    _log.warning("the control plane does not answer: %s", type(error).__name__)
-                    raise _unavailable() from error
+        answer = self._control.ask(what, question)
         if answer.status_code == 204:
             return {}
         if answer.status_code == 200:
             try:
                 document = answer.json()
             except ValueError as error:
-                raise _unavailable() from error
+                raise self._control.unavailable() from error
             if isinstance(document, dict):
                 return document
-        raise _refusal(answer)
+        raise _refusal(answer) or self._control.unavailable()
 
 
 _KINDS: dict[str, type[HoldfastError]] = {
@@ -293,27 +283,16 @@ _BY_STATUS: dict[int, type[HoldfastError]] = {
 }
 
 
-def _refusal(answer: httpx.Response) -> HoldfastError:
-    code = detail = ""
-    try:
-        document = answer.json()
-        code, detail = str(document.get("code", "")), str(document.get("detail") or "")
-    except (ValueError, AttributeError):
-        pass
+def _refusal(answer: httpx.Response) -> HoldfastError | None:
+    """The error that it was there; None where it is nothing that a caller could mend."""
+    code, detail = problem_of(answer)
     if answer.status_code == 429:
-        seconds = answer.headers.get("Retry-After", "")
-        return TooManyRequests(
-            detail or "Too many requests; wait a little.", int(seconds) if seconds.isdigit() else 1
-        )
+        return too_many(answer, detail)
     kind = _KINDS.get(code) or _BY_STATUS.get(answer.status_code)
     if kind is not None:
         return kind(detail or "The control plane refuses this.")
     _log.warning("the control plane answered %d %s to a gateway", answer.status_code, code)
-    return _unavailable()
-
-
-def _unavailable() -> ServerUnavailable:
-    return ServerUnavailable("What is in this bucket cannot be told now; try again soon.")
+    return None
 
 
 def _of(caller: Caller, bucket: str, **more: Any) -> dict[str, Any]:
