@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
 
 import podman_store
 import pytest
@@ -19,36 +21,41 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--crash-seed", type=int, help="the seed of the first of them")
 
 
+def _to_install(missing: list[str], packages: str) -> str:
+    return f"no {', '.join(missing)}: apt-get install {packages}"
+
+
+def _leave(reason: str) -> NoReturn:
+    """Skip, and fail where everything has to run."""
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def _of_the_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory that all workers of this test run have in common."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if os.environ.get("PYTEST_XDIST_WORKER") else own
+
+
 @pytest.fixture(scope="session")
 def radosgw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[gateway.Radosgw]:
     """A real Ceph object gateway, one for all workers of this test run."""
-    missing = gateway.missing_programs()
-    if missing:
-        reason = f"no {', '.join(missing)}: apt-get install {gateway.PACKAGES}"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    shared = tmp_path_factory.getbasetemp()
-    if os.environ.get("PYTEST_XDIST_WORKER"):
-        shared = shared.parent
-    with gateway.running(shared / "radosgw") as running:
+    if missing := gateway.missing_programs():
+        _leave(_to_install(missing, gateway.PACKAGES))
+    with gateway.running(_of_the_run(tmp_path_factory) / "radosgw") as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[podman_store.PodmanStore]:
     """A podman with a store of its own; tests that use it are of the group ``podman``."""
-    missing = podman_store.missing_programs()
-    reason = f"no {', '.join(missing)}: apt-get install {podman_store.PACKAGES}" if missing else ""
-    if not missing:
-        try:
-            store = podman_store.make(tmp_path_factory.mktemp("podman"))
-        except RuntimeError as error:
-            reason = f"podman does not work here: {error}"
-    if reason:
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+    if missing := podman_store.missing_programs():
+        _leave(_to_install(missing, podman_store.PACKAGES))
+    try:
+        store = podman_store.make(tmp_path_factory.mktemp("podman"))
+    except RuntimeError as error:
+        _leave(f"podman does not work here: {error}")
     yield store
     store.close()
 
@@ -56,14 +63,7 @@ def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[podman_store.Po
 @pytest.fixture(scope="session")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[slurm_cluster.Slurm]:
     """A real Slurm with one node; tests that use it are of the group ``slurm``."""
-    missing = slurm_cluster.missing_programs()
-    if missing:
-        reason = f"no {', '.join(missing)}: apt-get install {slurm_cluster.PACKAGES}"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    shared = tmp_path_factory.getbasetemp()
-    if os.environ.get("PYTEST_XDIST_WORKER"):
-        shared = shared.parent
-    with slurm_cluster.running(shared / "slurm") as running:
+    if missing := slurm_cluster.missing_programs():
+        _leave(_to_install(missing, slurm_cluster.PACKAGES))
+    with slurm_cluster.running(_of_the_run(tmp_path_factory) / "slurm") as running:
         yield running

@@ -1,10 +1,7 @@
 """A real Ceph object gateway for tests: one monitor, one OSD, one radosgw, on loopback.
 
-A supervisor process (this file, run as a program) owns the daemons. Every test process
-that uses the gateway holds a shared lock on one file; the supervisor waits for the
-exclusive lock, so it stops the daemons when the last user is gone, however that user
-ended. The daemons die with the supervisor. So nothing outlives the tests, and workers of
-one test run share one cluster.
+Workers of one test run share one cluster, and nothing outlives the tests (see
+`shared_cluster`).
 
 It never keeps data: the cluster's directory is removed when it stops. Authentication
 inside the cluster is off; the gateway's own S3 authentication is on.
@@ -14,13 +11,8 @@ Needs the Debian packages ``ceph-mon ceph-osd radosgw ceph-common``.
 
 from __future__ import annotations
 
-import ctypes
-import fcntl
-import json
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import time
@@ -32,11 +24,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import shared_cluster
+from shared_cluster import die_with_parent, free_port, supervise
+
 PROGRAMS = ("ceph-mon", "ceph-osd", "radosgw", "radosgw-admin", "ceph", "monmaptool")
 PACKAGES = "ceph-mon ceph-osd radosgw ceph-common"
 START_SECONDS = 120
-
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -96,37 +89,8 @@ def missing_programs() -> list[str]:
 @contextmanager
 def running(shared: Path) -> Iterator[Radosgw]:
     """Use the gateway whose state lies under `shared`, starting it if nobody has yet."""
-    shared.mkdir(parents=True, exist_ok=True)
-    with (shared / "start.lock").open("w") as start, (shared / "users.lock").open("w") as users:
-        fcntl.flock(start, fcntl.LOCK_EX)
-        # Waits here while a former supervisor takes its cluster down.
-        fcntl.flock(users, fcntl.LOCK_SH)
-        state = shared / "state.json"
-        if not state.exists():
-            _start_supervisor(shared, state)
-        fcntl.flock(start, fcntl.LOCK_UN)
-        yield Radosgw(**json.loads(state.read_text()))
-
-
-def _start_supervisor(shared: Path, state: Path) -> None:
-    log = shared / "supervisor.log"
-    with log.open("ab") as output:
-        supervisor = subprocess.Popen(
-            [sys.executable, __file__, str(shared)],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-    deadline = time.monotonic() + START_SECONDS
-    while not state.exists():
-        if supervisor.poll() is not None or time.monotonic() > deadline:
-            supervisor.kill()
-            tail = log.read_text(errors="replace")[-4000:]
-            raise RuntimeError(f"the Ceph test cluster did not start:\n{tail}")
-        time.sleep(0.1)
-    # The supervisor outlives this process where other workers still use the cluster.
-    supervisor.returncode = 0
+    with shared_cluster.running(shared, __file__, "Ceph", within_seconds=START_SECONDS) as state:
+        yield Radosgw(**state)
 
 
 class Cluster:
@@ -140,7 +104,7 @@ class Cluster:
     def start(self) -> Radosgw:
         self.directory.mkdir()
         fsid = str(uuid.uuid4())
-        mon_port, gateway_port = _free_port(), _free_port()
+        mon_port, gateway_port = free_port(), free_port()
         monitor = f"127.0.0.1:{mon_port}"
         self.configuration.write_text(_configuration(self.directory, fsid, monitor))
         monmap = self.directory / "monmap"
@@ -189,7 +153,7 @@ class Cluster:
             subprocess.Popen(
                 [command[0], "-f", "-c", str(self.configuration), *command[1:]],
                 stdin=subprocess.DEVNULL,
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent,
             )
         )
 
@@ -256,36 +220,7 @@ rgw enable ops log = false
 """
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-
-
-def supervise(shared: Path) -> None:
-    """Run a cluster until nobody holds the users' lock any more."""
-    state = shared / "state.json"
-    cluster = Cluster(shared / "cluster")
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda *_: sys.exit(1))
-    with (shared / "users.lock").open("w") as users:
-        try:
-            gateway = cluster.start()
-            fresh = shared / "state.json.new"
-            fresh.write_text(json.dumps(gateway.__dict__))
-            fresh.rename(state)
-            fcntl.flock(users, fcntl.LOCK_EX)
-        finally:
-            # Still under the exclusive lock: a new user waits, then starts its own.
-            state.unlink(missing_ok=True)
-            cluster.stop()
-
-
 if __name__ == "__main__":
     os.umask(0o077)
-    supervise(Path(sys.argv[1]))
+    directory = Path(sys.argv[1])
+    supervise(directory, Cluster(directory / "cluster"))

@@ -1,10 +1,7 @@
 """A real Slurm for tests: munged, slurmctld and one slurmd, on loopback.
 
-A supervisor process (this file, run as a program) owns the daemons. Every test process
-that uses the cluster holds a shared lock on one file; the supervisor waits for the
-exclusive lock, so it stops the daemons when the last user is gone, however that user
-ended. What jobs left is killed too. So nothing outlives the tests, and workers of one
-test run share one cluster.
+Workers of one test run share one cluster, and nothing outlives the tests (see
+`shared_cluster`); what jobs left is killed too.
 
 It never keeps data: the cluster's directory is removed when it stops. It runs as whoever
 runs the tests; as root it also sets up what only root can.
@@ -18,7 +15,6 @@ import contextlib
 import ctypes
 import fcntl
 import getpass
-import json
 import os
 import shutil
 import signal
@@ -30,13 +26,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+
+import shared_cluster
+from shared_cluster import die_with_parent, free_port, supervise
 
 PROGRAMS = ("slurmctld", "slurmd", "squeue", "sbatch", "scancel", "scontrol", "munged")
 PACKAGES = "slurmctld slurmd slurm-client munge"
 START_SECONDS = 60
 
-_PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _SYSTEM_PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
 
@@ -96,37 +95,10 @@ def missing_programs() -> list[str]:
 @contextmanager
 def running(shared: Path) -> Iterator[Slurm]:
     """Use the cluster whose state lies under `shared`, starting it if nobody has yet."""
-    shared.mkdir(parents=True, exist_ok=True)
-    with (shared / "start.lock").open("w") as start, (shared / "users.lock").open("w") as users:
-        fcntl.flock(start, fcntl.LOCK_EX)
-        # Waits here while a former supervisor takes its cluster down.
-        fcntl.flock(users, fcntl.LOCK_SH)
-        state = shared / "state.json"
-        if not state.exists():
-            _start_supervisor(shared, state)
-        fcntl.flock(start, fcntl.LOCK_UN)
-        yield Slurm(**json.loads(state.read_text()))
-
-
-def _start_supervisor(shared: Path, state: Path) -> None:
-    log = shared / "supervisor.log"
-    with log.open("ab") as output:
-        supervisor = subprocess.Popen(
-            [sys.executable, __file__, str(shared)],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-    deadline = time.monotonic() + 2 * START_SECONDS
-    while not state.exists():
-        if supervisor.poll() is not None or time.monotonic() > deadline:
-            supervisor.kill()
-            tail = log.read_text(errors="replace")[-4000:]
-            raise RuntimeError(f"the Slurm test cluster did not start:\n{tail}")
-        time.sleep(0.05)
-    # The supervisor outlives this process where other workers still use the cluster.
-    supervisor.returncode = 0
+    with shared_cluster.running(
+        shared, __file__, "Slurm", within_seconds=2 * START_SECONDS
+    ) as state:
+        yield Slurm(**state)
 
 
 class Cluster:
@@ -208,7 +180,7 @@ class Cluster:
                 stdout=output,
                 stderr=output,
                 env=os.environ | {"SLURM_CONF": str(self.configuration)},
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent,
             )
 
     def _settings(self) -> str:
@@ -218,8 +190,8 @@ class Cluster:
         return f"""
 ClusterName=holdfast
 SlurmctldHost={self.node}(127.0.0.1)
-SlurmctldPort={_free_port()}
-SlurmdPort={_free_port()}
+SlurmctldPort={free_port()}
+SlurmdPort={free_port()}
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
@@ -279,17 +251,6 @@ def _until(happens: object, otherwise: str) -> None:
         time.sleep(0.05)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-
-
 def _kill_descendants() -> None:
     """Kill every process below this one until there is none."""
     while children := _children():
@@ -304,26 +265,6 @@ def _kill_descendants() -> None:
 def _children() -> list[int]:
     listed = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
     return [int(each) for each in listed.split()]
-
-
-def supervise(shared: Path) -> None:
-    """Run a cluster until nobody holds the users' lock any more."""
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    state = shared / "state.json"
-    cluster = Cluster(shared / "cluster")
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda *_: sys.exit(1))
-    with (shared / "users.lock").open("w") as users:
-        try:
-            slurm = cluster.start()
-            fresh = shared / "state.json.new"
-            fresh.write_text(json.dumps(slurm.__dict__))
-            fresh.rename(state)
-            _serve(cluster, users.fileno())
-        finally:
-            # Still under the exclusive lock: a new user waits, then starts its own.
-            state.unlink(missing_ok=True)
-            cluster.stop()
 
 
 def _serve(cluster: Cluster, users: int) -> None:
@@ -347,4 +288,7 @@ def _serve(cluster: Cluster, users: int) -> None:
 
 if __name__ == "__main__":
     os.umask(0o022)
-    supervise(Path(sys.argv[1]))
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    directory = Path(sys.argv[1])
+    cluster = Cluster(directory / "cluster")
+    supervise(directory, cluster, partial(_serve, cluster))
