@@ -11,12 +11,10 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Final
 
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
+from fastapi import FastAPI
 
 from holdfast.compat.qarnot import account, output, snapshots, tasks
+from holdfast.compat.refusals import answer_refusals
 from holdfast.edge.deployment import Deployment
 from holdfast.edge.requests import RequestScope
 from holdfast.errors import (
@@ -24,7 +22,6 @@ from holdfast.errors import (
     HoldfastError,
     NotReady,
     QuotaExceeded,
-    TooManyRequests,
 )
 
 PREFIX: Final = "/qarnot"
@@ -48,37 +45,14 @@ def make_app(deployment: Deployment) -> FastAPI:
     for prefix in PREFIXES:
         for resource in (account, tasks, snapshots, output):
             app.include_router(resource.router, prefix=prefix)
-    app.add_exception_handler(HoldfastError, _error)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _status)
+    answer_refusals(app, _written, invalid_status=HTTPStatus.BAD_REQUEST, status_of=_status_of)
     return app
 
 
-def _error(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HoldfastError)
-    headers = {}
-    if isinstance(error, TooManyRequests):
-        headers["Retry-After"] = str(max(1, error.retry_after_seconds))
-    status = next(
-        (status for kind, status in _STATUS.items() if isinstance(error, kind)), error.http_status
-    )
-    return _answer(request, status, error.message, headers)
+def _status_of(error: HoldfastError) -> int:
+    found = (status for kind, status in _STATUS.items() if isinstance(error, kind))
+    return next(found, error.http_status)
 
 
-def _invalid(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)
-    found = "; ".join(
-        f"{'.'.join(str(part) for part in each['loc'][1:])}: {each['msg']}"
-        for each in error.errors()[:5]
-    )
-    return _answer(request, HTTPStatus.BAD_REQUEST, found[:1000], {})
-
-
-def _status(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)
-    return _answer(request, error.status_code, str(error.detail), dict(error.headers or {}))
-
-
-def _answer(request: Request, status: int, message: str, headers: dict[str, str]) -> JSONResponse:
-    request_id = getattr(request.state, "request_id", "")
-    return JSONResponse({"message": message}, status, {**headers, "X-Request-Id": request_id})
+def _written(_code: str, message: str, _request_id: str) -> dict[str, str]:
+    return {"message": message}
