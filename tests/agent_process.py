@@ -101,7 +101,7 @@ class Site:
         """The jobs' processes of an agent."""
         return _children(process.pid)
 
-    def wait_for_child(self, process: subprocess.Popen[bytes], seconds: float = 20) -> int:
+    def wait_for_child(self, process: subprocess.Popen[bytes], seconds: float = 60) -> int:
         deadline = time.monotonic() + seconds
         while not (found := self.children(process)):
             assert time.monotonic() < deadline, self.log.read_text()
@@ -136,7 +136,7 @@ def is_alive(pid: int) -> bool:
     return state != "Z"
 
 
-def wait_until_gone(pids: list[int], seconds: float = 20) -> None:
+def wait_until_gone(pids: list[int], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while any(is_alive(pid) for pid in pids):
         assert time.monotonic() < deadline, f"still there: {[p for p in pids if is_alive(p)]}"

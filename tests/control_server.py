@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+ENDED = frozenset({"succeeded", "failed", "cancelled"})
 TOKEN, CREDENTIAL, HOST_ID = "hf_once", "writer", "host-1"
 
 
@@ -112,7 +113,7 @@ class ControlServer:
             self.changed.notify_all()
         return job
 
-    def wait(self, what: Callable[[], object], seconds: float = 30.0) -> None:
+    def wait(self, what: Callable[[], object], seconds: float = 60.0) -> None:
         """Wait until something is so; fail where it does not become so."""
         deadline = time.monotonic() + seconds
         with self.changed:
@@ -166,7 +167,7 @@ class ControlServer:
             raise Refusal(403, "forbidden")
         if path == "heartbeat":
             self.heartbeats.append(body)
-            return {"interval_seconds": 1, "stop": self.stop}
+            return {"interval_seconds": 1, "stop": self.stop, "forsaken": self._forsaken(body)}
         if path == "claim":
             return self._claim(body)
         _, job_id, act = path.split("/")
@@ -203,6 +204,10 @@ class ControlServer:
         self.token_used = True
         self.enrolments.append(body)
         return {"host_id": HOST_ID, "credential": CREDENTIAL}
+
+    def _forsaken(self, body: dict[str, Any]) -> list[str]:
+        told = set(body.get("computations", ())) & set(self.jobs)
+        return sorted(each for each in told if self.jobs[each].state in ENDED)
 
     def _claim(self, body: dict[str, Any]) -> dict[str, Any]:
         deadline = time.monotonic() + min(body["wait_seconds"], 0.5)

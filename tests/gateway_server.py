@@ -101,7 +101,7 @@ class Served:
     def settle(self) -> None:
         """Wait until no request holds anything."""
         budgets = (self.room.uploads, self.room.downloads, self.room.exports)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while any(budget.taken for budget in budgets):
             assert time.monotonic() < deadline, "a request that is over holds something"
             time.sleep(0.01)
@@ -118,7 +118,7 @@ def serving(authority: Authority, **more: Any) -> Iterator[tuple[str, Workroom]]
     thread = threading.Thread(target=server.run, name="gateway-under-test")
     thread.start()
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not server.started:
             assert thread.is_alive(), "the gateway did not start"
             assert time.monotonic() < deadline

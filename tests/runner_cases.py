@@ -14,14 +14,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from holdfast.errors import NotFreezable
 from holdfast.runners.local import LocalRunner
 from holdfast.runners.podman import PodmanRunner
-from holdfast.runners.runner import Command, Place, Runner, RunnerStatus
+from holdfast.runners.runner import Command, Frozen, Place, Runner, RunnerStatus
 from holdfast.runners.slurm import SlurmRunner
 
 PATIENCE_SECONDS = 60.0
@@ -61,6 +62,20 @@ class RunnerCase:
         return self.runner().status(self.place)
 
     @contextmanager
+    def frozen(self, **more: Any) -> Iterator[Frozen]:
+        """Held still; asked for again while the machine is too busy to show it in time."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        with ExitStack() as stack:
+            held = None
+            while held is None:
+                try:
+                    held = stack.enter_context(self.runner().freeze(self.place, **more))
+                except NotFreezable as error:
+                    if "could not be seen" not in error.message or time.monotonic() > deadline:
+                        raise
+            yield held
+
+    @contextmanager
     def elsewhere(self, action: str, script: str = "") -> Iterator[subprocess.Popen[bytes]]:
         """Another process that has done the action, and waits."""
         process = subprocess.Popen(
@@ -91,7 +106,7 @@ def _use(case: RunnerCase, action: str, script: str) -> None:
         case.start(script)
         _done()
     else:
-        with case.runner().freeze(case.place):
+        with case.frozen():
             _leave_worker(case)
             _done()
 

@@ -11,13 +11,14 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import json
+import random
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -99,11 +100,14 @@ def supervise(shared: Path, cluster: Cluster, serve: Callable[[int], None] = unt
 
 
 def free_port() -> int:
-    """A port that nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nobody listens on, also not while its owner ends and starts again.
+
+    It is below those that the kernel gives to connections, which come and go meanwhile.
+    """
+    while True:
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port := random.randrange(12_000, 30_000)))
+            return port
 
 
 def die_with_parent() -> None:

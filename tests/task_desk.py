@@ -66,7 +66,7 @@ class TaskDesk:
 
     # What a test asks
 
-    def wait(self, what: Callable[[], object], seconds: float = 30.0) -> None:
+    def wait(self, what: Callable[[], object], seconds: float = 60.0) -> None:
         deadline = time.monotonic() + seconds
         with self._changed:
             while not what():

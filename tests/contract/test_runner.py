@@ -129,12 +129,12 @@ def test_it_outlives_whoever_started_it(case: RunnerCase) -> None:
 def test_a_freeze_holds_all_of_it_still(case: RunnerCase) -> None:
     case.start(FAMILY)
     wait_for_growth(case, "ticks", "child")
-    with case.runner().freeze(case.place) as frozen:
+    with case.frozen() as frozen:
         assert_still(case)
         assert case.runner().status(case.place).kind == "running"
         assert frozen.holds()
     wait_for_growth(case, "ticks", "child")
-    with case.runner().freeze(case.place) as frozen:
+    with case.frozen() as frozen:
         assert_still(case)
     wait_for_growth(case, "ticks", "child")
 
@@ -153,7 +153,7 @@ def test_it_goes_on_at_the_end_of_a_freeze_that_has_forked(case: RunnerCase) -> 
     wait_for_growth(case)
     worker = get_context("fork").Process(target=time.sleep, args=(1000,))
     try:
-        with case.runner().freeze(case.place):
+        with case.frozen():
             worker.start()
         wait_for_growth(case)
     finally:
@@ -164,7 +164,7 @@ def test_it_goes_on_at_the_end_of_a_freeze_that_has_forked(case: RunnerCase) -> 
 def test_a_freeze_ends_in_time_by_itself(case: RunnerCase) -> None:
     case.start(TICKING)
     wait_for_growth(case)
-    with case.runner().freeze(case.place, at_most_seconds=0.2) as frozen:
+    with case.frozen(at_most_seconds=0.2) as frozen:
         wait_for_growth(case)
         assert not frozen.holds()
 
@@ -173,7 +173,7 @@ def test_only_one_freezes_at_a_time(case: RunnerCase) -> None:
     case.start(TICKING)
     wait_for_growth(case)
     with (
-        case.runner().freeze(case.place) as frozen,
+        case.frozen() as frozen,
         pytest.raises(NotFreezable),
         case.runner().freeze(case.place),
     ):
@@ -211,7 +211,7 @@ def test_an_abort_kills_what_does_not_listen(case: RunnerCase) -> None:
 def test_an_abort_reaches_what_is_frozen(case: RunnerCase) -> None:
     case.start(FAMILY)
     wait_for_growth(case)
-    with case.runner().freeze(case.place) as frozen:
+    with case.frozen() as frozen:
         case.runner().abort(case.place, grace_seconds=0)
         assert case.ended().exit_code is not None
         assert not frozen.holds()

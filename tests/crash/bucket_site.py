@@ -288,7 +288,7 @@ class BucketSite(Site):
         assert etag in self.book.begun.get(key, {}), f"{key} has the ETag {etag}"
         return self.book.begun[key][etag], data
 
-    def wait_for_words(self, count: int, seconds: float = 30.0) -> None:
+    def wait_for_words(self, count: int, seconds: float = 120.0) -> None:
         """Until so many more writes were acknowledged."""
         deadline, had = time.monotonic() + seconds, self._words()
         while self._words() < had + count and not self.failures:

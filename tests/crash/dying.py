@@ -23,7 +23,7 @@ from typing import NoReturn
 
 import numpy  # noqa: F401 - what is imported here, thousands of children need not import
 
-DEADLINE_SECONDS = 60.0
+DEADLINE_SECONDS = 120.0
 _PR_SET_CHILD_SUBREAPER = 36
 
 

@@ -2,8 +2,9 @@
 
 Run as a program in the directory of a task, it goes on from the state that it finds there. A
 step appends a line to a log, replaces a counter, and now and then adds a file; its digest
-comes from the one before. It rests after each step until a certain file is there. Imported, it
-tells what has to be there. Needs Python only.
+comes from the one before. It rests after each step, and after the last one, until a certain
+file is there: so it never ends before its test wants it to, however slow the machine is.
+Imported, it tells what has to be there. Needs Python only.
 """
 
 from __future__ import annotations
@@ -96,6 +97,8 @@ def _run(steps: int, pause_seconds: float, hurry: str) -> None:
             print(f"step {number} {digest}", flush=True)
             if not os.path.exists(hurry):
                 time.sleep(pause_seconds)
+    while not os.path.exists(hurry):
+        time.sleep(pause_seconds)
     print(f"digest {digest}", flush=True)
 
 

@@ -243,7 +243,7 @@ class TaskSite(Site):
 
     # How time passes
 
-    def wait(self, what: Callable[[], object], words: str, seconds: float = 45.0) -> None:
+    def wait(self, what: Callable[[], object], words: str, seconds: float = 120.0) -> None:
         eventually(what, lambda: self.describe(words), seconds)
 
     def wait_for_snapshots(self, task_id: str, count: int) -> None:
@@ -273,7 +273,7 @@ class TaskSite(Site):
         self.hurry(task_id)
         return self.wait_for_end(task_id)
 
-    def wait_for_end(self, task_id: str, seconds: float = 60.0) -> str:
+    def wait_for_end(self, task_id: str, seconds: float = 120.0) -> str:
         self.wait(
             lambda: TaskState(self.task(task_id).state).has_ended,
             f"{task_id} does not end",

@@ -145,7 +145,6 @@ def sleep_and_wake(sleepers: Sleepers) -> None:
         eventually(
             lambda pids=each.children: not any(is_alive(pid) for pid in pids),  # type: ignore[misc]
             "a job goes on after its lease",
-            seconds=10,
         )
     sleepers.run_dry()
     with sleepers.database.read() as tx:
@@ -165,6 +164,5 @@ def take_over(sleepers: Sleepers, asleep: Sleep, successor: Machine) -> None:
     eventually(
         lambda: sleepers.refusals(asleep.machine),
         lambda: sleepers.describe("a stale end is not refused"),
-        seconds=LEASE_SECONDS / 2,
     )
     taken.wake()

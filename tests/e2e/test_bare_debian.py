@@ -127,6 +127,9 @@ def bare() -> Iterator[Bare]:
                 shutil.copyfile(name, inside)
         (root / "src").mkdir()
         clone_into(root / "src/holdfast")
+        # What mypy knows of these files; it saves half a minute, and a change is still seen.
+        if (ROOT / ".mypy_cache").is_dir():
+            subprocess.run(["cp", "-r", ROOT / ".mypy_cache", root / "src/holdfast"], check=False)
         yield Bare(root, environment)
 
 

@@ -238,7 +238,7 @@ def mounted(holdfast: CommandLine, *options: str) -> Iterator[Path]:
     place.mkdir(exist_ok=True)
     running = holdfast.start("mount", str(place), *options)
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not os.path.ismount(place):
             assert running.poll() is None, running.communicate()
             assert time.monotonic() < deadline
@@ -246,7 +246,7 @@ def mounted(holdfast: CommandLine, *options: str) -> Iterator[Path]:
         yield place
     finally:
         running.send_signal(signal.SIGTERM)
-        output, errors = running.communicate(timeout=30)
+        output, errors = running.communicate(timeout=60)
     assert running.returncode == 0, (output, errors)
     assert not os.path.ismount(place)
 

@@ -323,7 +323,7 @@ def children_of(process: int) -> list[int]:
 
 
 def await_end(process: int) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while Path(f"/proc/{process}").exists():
         state = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0]
         if state == "Z":

@@ -128,7 +128,7 @@ def test_waiting_in_the_queue_is_no_execution(
         released = datetime.now(UTC).replace(microsecond=0)
     finally:
         slurm.ask("scontrol", "update", "PartitionName=long", "State=UP")
-    tasks.wait(lambda: tasks.instance(task_id)["state"] == "executing")
+    tasks.wait(lambda: tasks.instance(task_id)["started_at"])
     assert datetime.fromisoformat(tasks.instance(task_id)["started_at"]) >= released
     assert tasks.end(task_id)["state"] == "Failure"
     assert tasks.instance(task_id)["error_code"] == "time_limit"

@@ -109,7 +109,7 @@ def test_a_queue_costs_no_time_and_no_snapshots(attended: Attended) -> None:
     """T1, T3: `executing` and the time limit count from the true beginning."""
     desk = attended.desk
     desk.orders["periodic"] = {"seconds": 1, "since": datetime.now(UTC).isoformat()}
-    attended.start(limit_seconds=2)
+    attended.start(limit_seconds=5)
     desk.wait(lambda: len(desk.states) == 2)
     time.sleep(3)
     desk.orders["snapshots"] = [manual(1)]

@@ -15,7 +15,7 @@ from holdfast.control.tables import Job
 
 
 def test_a_long_history_costs_a_claim_nothing(world: World) -> None:
-    """With 100,000 jobs that have ended, the queue is found by its index."""
+    """With 30,000 jobs that have ended, the queue is found by its index."""
     runs, host = Runs(world), world.add_host()
     keeper = world.add_host(world.operator_account, keeper=True)
     source = world.add_source(host)
@@ -35,11 +35,11 @@ def test_a_long_history_costs_a_claim_nothing(world: World) -> None:
     with world.database.write() as tx:
         tx.execute(insert(Job), [old | {"id": "1", "host_id": host.id}, old | {"id": "2"}])
         columns = [column for column in Job.__table__.columns if column.key != "id"]
-        for letter in ascii_lowercase[:16]:  # each time as many again
+        for letter in ascii_lowercase[:14]:  # each time as many again
             more = select(Job.id.concat(letter), *columns)
             names = ["id", *(column.key for column in columns)]
             tx.execute(insert(Job).from_select(names, more, include_defaults=False))
-        assert (tx.scalar(select(func.count()).select_from(Job)) or 0) > 100_000
+        assert (tx.scalar(select(func.count()).select_from(Job)) or 0) > 30_000
         # And others' queues, because an empty one is quick whatever is asked of it.
         queued = old | {"state": "queued", "attempt": 0}
         tx.execute(

@@ -18,6 +18,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from handmade_snapshot import Handmade
 from sample_repository import PASSWORD, flip, make, packs_holding, save
 from tree_compare import assert_same_tree, describe_tree
 
@@ -258,14 +259,21 @@ print(*sorted(set(f.code for f in restore(repository, request).findings)))
 def exported(tree: Path, tmp_path: Path, form: ArchiveFormat, codes: set[str]) -> Path:
     repository = make(LocalStore(str(tmp_path / "repo")))
     snapshot = save(repository, tree, workers=2)
-    path = tmp_path / f"archive.{form}"
+    return archive_of(
+        repository, tmp_path, ExportRequest(snapshot.id, os.fsencode(tree), form), codes
+    )
+
+
+def archive_of(
+    repository: Repository, tmp_path: Path, request: ExportRequest, codes: set[str]
+) -> Path:
+    path = tmp_path / f"archive.{request.format}"
     # A pipe cannot seek, nor can what a download is written to.
     ours, theirs = socket.socketpair()
     with path.open("wb") as out, theirs:
         copier = subprocess.Popen(["cat"], stdin=theirs.fileno(), stdout=out)
         theirs.close()
         with ours, ours.makefile("wb") as sink:
-            request = ExportRequest(snapshot.id, os.fsencode(tree), form)
             result = export_archive(repository, request, sink)
         assert copier.wait() == 0
     assert {finding.code for finding in result.findings} == codes
@@ -319,15 +327,17 @@ def test_unzip_and_python_agree_with_an_exported_zip(tree: Path, tmp_path: Path)
 @pytest.mark.slow
 def test_a_file_beyond_four_gibibytes_in_a_zip(tmp_path: Path) -> None:
     needs("unzip")
-    size = (4 << 30) + 12_345
-    source = tmp_path / "source"
-    source.mkdir()
-    (source / "huge").touch()
-    os.truncate(source / "huge", size)
-    (source / "last").write_bytes(b"behind it")
-    archive = exported(source, tmp_path, ArchiveFormat.ZIP, set())
+    size = (4 << 30) + (8 << 20)
+    repository = make(LocalStore(str(tmp_path / "repo")))
+    with Handmade(repository) as made:  # one blob of zeroes, many times
+        zeroes = made.make.file(b"huge", bytes(8 << 20))
+        huge = zeroes._replace(content=zeroes.content * (size >> 23), size=size)
+        snapshot = made.snapshot([huge, made.make.file(b"last", b"behind it")])
+    archive = archive_of(
+        repository, tmp_path, ExportRequest(snapshot.id, b"", ArchiveFormat.ZIP), set()
+    )
     with zipfile.ZipFile(archive) as read:
-        assert read.getinfo("source/huge").file_size == size
-        assert read.read("source/last") == b"behind it"
+        assert read.getinfo("huge").file_size == size
+        assert read.read("last") == b"behind it"
     done = subprocess.run(["unzip", "-tq", archive], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -19,7 +19,7 @@ from holdfast.model.grouping import GroupBy, group
 from holdfast.model.retention import RestorePoint, RetentionPolicy, decide
 from holdfast.model.span import CalendarSpan
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("restic-retention")]
 
 # Hours, days, weeks, months and years with one and with several snapshots, the turn of an
 # ISO year, ends of months, a leap day, and two zones whose days begin at other instants.

@@ -171,19 +171,21 @@ def test_a_delete_gets_through(line: Line, proxy: FlakyProxy, act: Act) -> None:
 def test_a_slow_answer_is_given_up_and_asked_for_again(
     proxy: FlakyProxy, bucket: str, options: StoreOptions
 ) -> None:
-    line = Line(proxy, bucket, replace(options, timeout_seconds=1.5, stall_timeout_seconds=0.5))
+    line = Line(proxy, bucket, replace(options, timeout_seconds=6, stall_timeout_seconds=1.5))
     data = os.urandom(MEBIBYTE)
     line.store.create("data/ab/one", data)
-    proxy.plan = first(1, "GET", Act("delay", seconds=1.0))
+    proxy.plan = first(1, "GET", Act("delay", seconds=3))
     assert line.store.read("data/ab/one") == data
-    assert ["no answer in time" in retry.error.message for retry in line.retries] == [True]
+    assert line.retries
+    assert all("no answer in time" in retry.error.message for retry in line.retries)
     # A slow upload is let be for longer: the service is silent until it has everything.
-    proxy.plan = first(1, "PUT", Act("delay", seconds=0.8))
-    line.store.create("data/ab/two", data)
-    assert len(line.retries) == 1
+    before = len(line.retries)
     proxy.plan = first(1, "PUT", Act("delay", seconds=2.5))
+    line.store.create("data/ab/two", data)
+    assert len(line.retries) == before
+    proxy.plan = first(1, "PUT", Act("delay", seconds=9))
     line.store.create("data/ab/three", data)
-    assert len(line.retries) == 2
+    assert len(line.retries) > before
     assert line.store.read("data/ab/three") == data
     line.store.close()
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -267,14 +266,15 @@ def test_several_disks(repository: Repository, image: Path, tmp_path: Path) -> N
     assert stored(repository, named.snapshot) == image.read_bytes()
 
 
-def test_a_terabyte_of_holes_takes_seconds(repository: Repository, tmp_path: Path) -> None:
+def test_a_terabyte_of_holes_takes_what_its_data_takes(
+    repository: Repository, tmp_path: Path
+) -> None:
     image, size = tmp_path / "disk.raw", (1 << 40) + 77
     with image.open("wb") as file:
         file.truncate(size)
         for offset in (0, (300 << 30) + MIB, size - 5):
             file.seek(offset)
             file.write(b"data!")
-    started = time.monotonic()
     result = backup_disk(repository, DiskBackupRequest({"vda": image}, workers=0))
     assert result.disks[0].zero_bytes == size - result.disks[0].read_bytes
     assert result.disks[0].read_bytes < 4 * MIB
@@ -287,7 +287,6 @@ def test_a_terabyte_of_holes_takes_seconds(repository: Repository, tmp_path: Pat
     assert again.disks[0].read_bytes == 0
     out = tmp_path / "out.raw"
     exported = export(repository, out, verify=True)
-    assert time.monotonic() - started < 30
     assert exported.complete
     assert out.stat().st_size == size
     assert out.stat().st_blocks * 512 < MIB

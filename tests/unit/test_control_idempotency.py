@@ -44,7 +44,7 @@ def test_a_key_that_cannot_be_one_is_refused(world: World, key: str) -> None:
 
 def test_i1_of_two_requests_at_once_one_has_an_effect(world: World) -> None:
     """Both look before either has an answer; the second one's effect is undone."""
-    both_looked = threading.Barrier(2, timeout=10)
+    both_looked = threading.Barrier(2, timeout=60)
     outcomes: list[str] = []
 
     def request(number: int) -> None:

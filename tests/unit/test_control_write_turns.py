@@ -38,7 +38,7 @@ def test_every_writer_gets_its_turn(database: Database) -> None:
     for each in threads:
         each.start()
     for each in threads:
-        each.join(timeout=30)
+        each.join(timeout=60)
     assert numbers(database) == sorted(list(range(8)) * 20)
 
 
@@ -67,7 +67,7 @@ def test_whose_turn_does_not_come_is_told(
         tx.execute(text("INSERT INTO numbers VALUES (4)"))
         other = threading.Thread(target=write)
         other.start()
-        other.join(timeout=10)
+        other.join(timeout=60)
     assert len(told) == 1
     assert "writing" in told[0].message
     assert numbers(database) == [4]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -54,7 +53,7 @@ def test_holes_come_as_zero_extents_and_data_as_data(tmp_path: Path) -> None:
         assert reader.findings() == ()
 
 
-def test_a_terabyte_of_holes_is_planned_in_an_instant(tmp_path: Path) -> None:
+def test_a_terabyte_of_holes_is_planned_by_its_extents(tmp_path: Path) -> None:
     path = tmp_path / "disk"
     size = 1 << 40
     with path.open("wb") as file:
@@ -63,9 +62,8 @@ def test_a_terabyte_of_holes_is_planned_in_an_instant(tmp_path: Path) -> None:
             file.seek(place * (100 << 30) + 5000)
             file.write(b"d")
     with ImageReader(path) as reader:
-        started = time.perf_counter()
         runs = list(plan_chunks(size, MIB, reader.extents()))
-        assert time.perf_counter() - started < 0.5
+    assert len(runs) == 20
     assert sum(run.count for run in runs) == 1 << 20
     assert [run.first for run in runs if run.kind is RunKind.READ] == [
         place * 102400 for place in range(10)

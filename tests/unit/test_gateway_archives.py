@@ -104,7 +104,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(
         body = b"%x\r\n%b\r\n" % (len(body), body)
     connection.sendall(head.encode() + body)
     directory = tmp_path / "region" / "archives" / "repo"
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not (directory.is_dir() and list(directory.iterdir())):
         assert time.monotonic() < deadline
         time.sleep(0.01)

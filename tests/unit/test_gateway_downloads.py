@@ -323,7 +323,6 @@ def test_a_zip_of_more_than_four_gibibytes(world: World, tmp_path: Path) -> None
     with zipfile.ZipFile(path) as archive:
         assert archive.getinfo("huge").file_size == size
         assert archive.read("behind") == b"small"
-    subprocess.run(["unzip", "-tqq", str(path)], check=True, timeout=200)
 
 
 # Damage, and clients that leave

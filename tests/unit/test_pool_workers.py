@@ -181,7 +181,8 @@ def test_a_worker_that_dies_is_told_with_its_status(workers: int, task: str, sta
 
 
 def send_until_it_is_noticed(pool: Pool) -> None:
-    for _ in range(200):
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
         pool.submit(None, b"x" * 10_000)
         time.sleep(0.005)
 
@@ -197,13 +198,11 @@ def test_a_task_for_a_worker_that_is_gone_is_told(capfd: pytest.CaptureFixture[s
 
 @in_processes
 def test_closing_waits_for_the_last_task_and_aborting_does_not(workers: int) -> None:
-    began = time.monotonic()
     aborted = Pool(workers, Work())
     pids = aborted.broadcast("pid")
     for _ in range(workers):
-        aborted.submit(None, ("sleep", 60))
+        aborted.submit(None, ("sleep", 3600))  # longer than a test may take
     aborted.__exit__(ZeroDivisionError, ZeroDivisionError(), None)
-    assert time.monotonic() - began < 30
     assert not any(map(alive, pids))
     with Pool(workers, Work()) as pool:
         pids = pool.broadcast("pid")
@@ -254,7 +253,7 @@ def test_workers_end_when_their_parent_is_killed(fork: bool) -> None:
     assert all(map(alive, pids))
     parent.kill()
     parent.wait()
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while any(map(alive, pids)) and time.monotonic() < until:
         time.sleep(0.01)
     assert not any(map(alive, pids))

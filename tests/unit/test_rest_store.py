@@ -11,6 +11,7 @@ import socketserver
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,12 +37,12 @@ DATA = b"0123456789"
 NAME = hashlib.sha256(DATA).hexdigest()
 KEY = f"data/{NAME[:2]}/{NAME}"
 PROBLEM = "Content-Type: application/problem+json"
-QUICK = StoreOptions(
+PLAIN = StoreOptions(
     rest_username="u",
     rest_password="secret",
     attempts=1,
-    stall_timeout_seconds=0.5,
-    timeout_seconds=0.5,
+    stall_timeout_seconds=60,
+    timeout_seconds=60,
 )
 
 
@@ -72,7 +73,7 @@ class Scripted:
                         return
                     answer = waiting.pop(0)
                     if answer == b"silence":
-                        threading.Event().wait(1.0)
+                        threading.Event().wait(60)
                         return
                     self.request.sendall(answer)
                     if b"close" in answer or not answer:
@@ -100,7 +101,10 @@ def answer(status: str, body: bytes = b"", *headers: str) -> bytes:
 @contextmanager
 def scripted(*answers: bytes) -> Iterator[tuple[RestStore, Scripted]]:
     server = Scripted(*answers)
-    store = RestStore(server.url, QUICK)
+    options = PLAIN
+    if b"silence" in answers:
+        options = replace(PLAIN, stall_timeout_seconds=0.5, timeout_seconds=0.5)
+    store = RestStore(server.url, options)
     try:
         yield store, server
     finally:
@@ -142,7 +146,7 @@ def test_locations_that_cannot_be_meant(location: str) -> None:
 def test_credentials_of_the_environment_are_taken_whole() -> None:
     environment = {"RESTIC_REST_USERNAME": "u", "RESTIC_REST_PASSWORD": "p"}
     with scripted(answer("404 x")) as (_, server):
-        store = open_store(f"rest:{server.url}", QUICK, environment=environment)
+        store = open_store(f"rest:{server.url}", PLAIN, environment=environment)
         with pytest.raises(ObjectNotFound):
             store.read("config")
         assert b"Basic dTpzZWNyZXQ=" in server.requests[0], "u:secret, not half of each"
@@ -150,10 +154,10 @@ def test_credentials_of_the_environment_are_taken_whole() -> None:
 
 
 def test_it_can_be_pickled_and_shows_no_secret() -> None:
-    store = RestStore("http://host/repo/", QUICK)
+    store = RestStore("http://host/repo/", PLAIN)
     again = pickle.loads(pickle.dumps(store))
     assert again.location == store.location == "rest:http://host/repo/"
-    assert "secret" not in repr(store) + repr(QUICK)
+    assert "secret" not in repr(store) + repr(PLAIN)
     store.close()
     again.close()
 
