@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import threading
 import zipfile
@@ -13,6 +14,7 @@ import pytest
 from agent_jobs import Workplace, workplace
 from sample_repository import PASSWORD, contents, expected, fill, packs_holding, replace
 
+from holdfast.agent import jobs
 from holdfast.agent.jobs import archive as archive_module
 from holdfast.agent.jobs import backup as backup_module
 from holdfast.agent.jobs.context import JobEnd
@@ -32,6 +34,7 @@ from holdfast.model.guarded_path import Root
 from holdfast.repo.pack import BlobType
 from holdfast.repo.reader import BlobReader
 from holdfast.repo.repository import FileKind, Repository, pack_key
+from holdfast.store.throttle import TokenBucket
 
 
 @pytest.fixture
@@ -314,6 +317,26 @@ def test_a_zip_archive_is_written_besides(place: Workplace) -> None:
     spec = [{"snapshot_id": "s-1", "manifest_id": result["manifest_id"]}]
     place.do("remove", snapshots=spec)
     assert not archive(place).exists()
+
+
+def test_an_archive_is_sent_no_faster_than_the_host_may(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(place.root, {"a": 3_000_000})
+    place.back_up()
+    taken: list[int] = []
+
+    class Counting(TokenBucket):
+        def take(self, count_bytes: int) -> None:
+            taken.append(count_bytes)
+            super().take(count_bytes)
+
+    monkeypatch.setattr(archive_module, "TokenBucket", Counting)
+    context = place.context(
+        "backup", attempt=2, snapshot_id="s-1", path="/root", archive_format="zip"
+    )
+    end = jobs.run(dataclasses.replace(context, limit_upload=1e9), 1)
+    assert sum(taken) == end.result["archive_bytes"] > 3_000_000
 
 
 def test_an_archive_that_broke_off_is_not_there(

@@ -73,13 +73,7 @@ class LockRecord:
             return True
         if self.hostname != socket.gethostname() or self.pid <= 0:
             return False
-        try:
-            os.kill(self.pid, 0)
-        except (ProcessLookupError, OverflowError):  # no process has a number so large
-            return True
-        except PermissionError:
-            return False
-        return False
+        return _has_ended(self.pid)
 
     def describe(self) -> str:
         who = f"{self.username}@{self.hostname} (process {self.pid})"
@@ -259,6 +253,20 @@ class Lock:
                 self._refreshed = seconds_since_boot()
                 if old is not None and old != self._id:
                     self._files.remove(old)
+
+
+def _has_ended(pid: int) -> bool:
+    """Whether no such process does anything any more."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):  # no process has a number so large
+        return True
+    except PermissionError:
+        return False
+    # In a container nobody may ever ask how it ended; then its number stays taken.
+    with suppress(OSError), open(f"/proc/{pid}/stat", "rb") as file:
+        return file.read().rpartition(b")")[2].split()[:1] in ([b"Z"], [b"X"])
+    return False
 
 
 def seconds_since_boot() -> float:

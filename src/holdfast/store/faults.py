@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from holdfast.store.protocol import Buffer, ObjectInfo, ObjectStore
+from holdfast.store.wrapped import WrappedStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ def on(method: str, fault: Fault, *, times: int | None = None) -> Plan:
     return plan
 
 
-class FaultyStore:
+class FaultyStore(WrappedStore):
     """An `ObjectStore` that follows a plan of faults and remembers every call.
 
     It has no lock: numbers and records come from single atomic operations, so that it is
@@ -97,7 +98,7 @@ class FaultyStore:
     """
 
     def __init__(self, inner: ObjectStore, plan: Plan = lambda _call: None) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._plan = plan
         self._numbers = itertools.count()
         self._calls: list[Call] = []
@@ -106,18 +107,6 @@ class FaultyStore:
     def calls(self) -> tuple[Call, ...]:
         """Every call so far, by number."""
         return tuple(sorted(self._calls, key=lambda call: call.number))
-
-    @property
-    def location(self) -> str:
-        return self._inner.location
-
-    @property
-    def shareable(self) -> bool:
-        return self._inner.shareable
-
-    @property
-    def fork_safe(self) -> bool:
-        return self._inner.fork_safe
 
     def create(self, key: str, data: Buffer) -> None:
         fault = self._begin("create", key)
@@ -145,9 +134,6 @@ class FaultyStore:
         fault = self._begin("delete", key)
         self._inner.delete(key)
         fault.after()
-
-    def close(self) -> None:
-        self._inner.close()
 
     def _begin(self, method: str, key: str) -> Fault:
         call = Call(next(self._numbers), method, key)

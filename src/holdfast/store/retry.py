@@ -27,6 +27,7 @@ from holdfast.errors import (
     UsageError,
 )
 from holdfast.store.protocol import Buffer, ObjectInfo, ObjectStore, StreamingStore
+from holdfast.store.wrapped import WrappedStore
 
 T = TypeVar("T")
 
@@ -55,7 +56,7 @@ def ignore_retry(retry: Retry) -> None:
     """A `ReportRetry` that drops everything."""
 
 
-class RetryingStore:
+class RetryingStore(WrappedStore):
     """An `ObjectStore` that repeats what may pass; otherwise exactly the inner one.
 
     A call is attempted `attempts` times at most. Pauses double from `first_pause_seconds`
@@ -76,7 +77,7 @@ class RetryingStore:
     ) -> None:
         if attempts < 1:
             raise UsageError("A store must be tried at least once.")
-        self._inner = inner
+        super().__init__(inner)
         self._attempts = attempts
         self._first_pause_seconds = first_pause_seconds
         self._longest_pause_seconds = longest_pause_seconds
@@ -88,18 +89,6 @@ class RetryingStore:
         # A worker process repeats likewise; what it would report has nobody to listen there.
         pauses = (self._first_pause_seconds, self._longest_pause_seconds)
         return _again, (self._inner, self._attempts, *pauses)
-
-    @property
-    def location(self) -> str:
-        return self._inner.location
-
-    @property
-    def shareable(self) -> bool:
-        return self._inner.shareable
-
-    @property
-    def fork_safe(self) -> bool:
-        return self._inner.fork_safe
 
     def create(self, key: str, data: Buffer) -> None:
         for attempt in range(1, self._attempts + 1):
@@ -150,9 +139,6 @@ class RetryingStore:
 
     def delete(self, key: str) -> None:
         self._call("delete", key, lambda: self._inner.delete(key))
-
-    def close(self) -> None:
-        self._inner.close()
 
     def _call(self, method: str, key: str, act: Callable[[], T]) -> T:
         attempt = 1

@@ -14,10 +14,11 @@ import os
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from holdfast.errors import UsageError
-from holdfast.store.protocol import Buffer, ObjectInfo, ObjectStore
+from holdfast.store.protocol import Buffer, ObjectStore
+from holdfast.store.wrapped import WrappedStore
 
 BURST_SECONDS = 1.0
 _MOMENT = struct.Struct("=d")
@@ -87,7 +88,7 @@ class TokenBucket:
             self._fd = -1
 
 
-class ThrottledStore:
+class ThrottledStore(WrappedStore):
     """An `ObjectStore` that reads and writes no faster than told; None is no limit.
 
     It can be pickled where the inner store, `clock` and `sleep` can.
@@ -102,21 +103,9 @@ class ThrottledStore:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._reads = TokenBucket(read_bytes_per_second, clock, sleep)
         self._writes = TokenBucket(write_bytes_per_second, clock, sleep)
-
-    @property
-    def location(self) -> str:
-        return self._inner.location
-
-    @property
-    def shareable(self) -> bool:
-        return self._inner.shareable
-
-    @property
-    def fork_safe(self) -> bool:
-        return self._inner.fork_safe
 
     def create(self, key: str, data: Buffer) -> None:
         self._writes.take(memoryview(data).nbytes)
@@ -128,16 +117,7 @@ class ThrottledStore:
         self._reads.take(len(data))
         return data
 
-    def size(self, key: str) -> int:
-        return self._inner.size(key)
-
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        return self._inner.list(prefix)
-
-    def delete(self, key: str) -> None:
-        self._inner.delete(key)
-
     def close(self) -> None:
-        self._inner.close()
+        super().close()
         self._reads.close()
         self._writes.close()

@@ -12,6 +12,7 @@ import queue
 import re
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, NoReturn
@@ -30,6 +31,7 @@ from holdfast.errors import (
 from holdfast.flows.export_archive import ArchiveFormat, ExportRequest, export_archive
 from holdfast.model.finding import Finding
 from holdfast.repo.repository import Repository
+from holdfast.store.throttle import TokenBucket
 
 _PIECE_BYTES: Final = 1 << 20
 _PIECES_AHEAD: Final = 8
@@ -60,7 +62,7 @@ def write_archive(
     with _client(context) as client:
         thread.start()
         try:
-            response = _ask(client, "PUT", url, content=pipe.pieces())
+            response = _ask(client, "PUT", url, content=_at_rate(context, pipe.pieces()))
         finally:
             pipe.shut()
             thread.join(60.0)
@@ -80,6 +82,17 @@ def remove_archives(context: JobContext, snapshot_ids: list[str]) -> None:
             response = _ask(client, "DELETE", _url(context, snapshot_id))
             if not response.is_success and response.status_code != 404:
                 _fail(response)
+
+
+def _at_rate(context: JobContext, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """The same pieces, no faster than this host may send."""
+    allowance = TokenBucket(context.limit_upload, time.monotonic, time.sleep)
+    try:
+        for piece in pieces:
+            allowance.take(len(piece))
+            yield piece
+    finally:
+        allowance.close()
 
 
 class _Pipe:
