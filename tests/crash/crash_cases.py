@@ -24,7 +24,7 @@ from holdfast.store.protocol import ObjectStore
 
 REPRESENTATIVE = (
     *("backup", "copy", "backup", "disk", "elsewhere", "forget", "mark", "backup", "sweep"),
-    *("rekey", "interrupted", "reindex", "copy", "instant"),
+    *("rekey", "interrupted", "reindex", "copy", "merge", "instant"),
 )
 REPRESENTATIVE_SEED = "3"
 """One with which every act has something to do."""

@@ -39,6 +39,7 @@ from holdfast.flows.backup_disk import DiskBackupRequest, backup_disk
 from holdfast.flows.copy import CopyRequest, copy
 from holdfast.flows.forget import ForgetRequest, forget, plan_forget
 from holdfast.flows.keys import key_change
+from holdfast.flows.merge_index import merge_index_files
 from holdfast.flows.prune import PruneRequest, plan_prune, prune
 from holdfast.flows.repair import plan_index_repair, repair_index
 from holdfast.flows.unlock import unlock
@@ -245,6 +246,9 @@ class History:
 
     def _instant(self) -> None:
         self._mark(PruneLimits(max_unused_percent=0, instant=True))
+
+    def _merge(self) -> None:
+        merge_index_files(self._repository(), many=2)
 
     def _copy(self) -> None:
         result = copy(

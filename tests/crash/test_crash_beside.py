@@ -1,8 +1,8 @@
 """Writers, a prune and a reader at work in one repository, stopped and killed at random.
 
-Two processes back up and forget, a third one prunes, a fourth one verifies all the while;
-each of them may be stopped for a moment, or killed. What the reader sees is whole at every
-moment, and afterwards nothing that anybody was promised is lost.
+Two processes back up and forget, a third one prunes and merges index files, a fourth one
+verifies all the while; each of them may be stopped for a moment, or killed. What the reader
+sees is whole at every moment, and afterwards nothing that anybody was promised is lost.
 
 Before they start, packs were marked long ago that hold just what the writers are about to
 store: the prune deletes them while the writers look for what they need not store again.
@@ -93,6 +93,7 @@ class Crowd:
         time.sleep(random.Random(f"late {self._seed}").uniform(0, 2 * LATE_SECONDS))
         for _ in range(ROUNDS):
             history.act("mark_main")
+            history.act("merge")
 
     def verify(self) -> None:
         store = local_stores(self.grounds[0])[MAIN]

@@ -18,6 +18,7 @@ from sample_repository import DAY, NOW, PASSWORD, fill, flip, make, pack_list, s
 
 from holdfast.flows.copy import CopyRequest, copy
 from holdfast.flows.keys import key_add, key_change
+from holdfast.flows.merge_index import merge_index_files
 from holdfast.flows.prune import PruneRequest, plan_prune, prune
 from holdfast.flows.repair import (
     plan_index_repair,
@@ -159,6 +160,22 @@ def test_holdfast_prunes_what_restic_wrote(place: Place, tmp_path: Path) -> None
     assert sum(info.size_bytes for _, info in place.repository.pack_files()) < before
     place.restic.check()
     assert place.restic.restores(last.id, place.files, tmp_path / "out")
+
+
+def test_after_a_merge_of_index_files(place: Place, tmp_path: Path) -> None:
+    place.restic.run("backup", str(place.files))
+    place.forget_old()
+    place.prune(0)
+    fill(place.files, {"n.bin": 5000})
+    last = save(place.repository, place.files)
+    assert merge_index_files(place.repository, many=2).written == 1
+    assert len(place.repository.ids(FileKind.INDEX)) == 1
+    place.restic.check()
+    assert place.restic.restores(last.id, place.files, tmp_path / "merged")
+    place.restic.run("backup", str(place.files))
+    place.prune(1)
+    place.restic.check()
+    assert place.restic.restores(last.id, place.files, tmp_path / "swept")
 
 
 def test_verify_agrees_with_restic_that_its_repository_is_whole(place: Place) -> None:

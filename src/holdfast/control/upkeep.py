@@ -3,9 +3,10 @@
 For each repository: a check every day (its structure, and a share of its contents, so that
 a round of all shares is done in thirty days even when a day is left out now and then);
 pruning at most daily, after something was removed, and monthly in any case, because failed
-runs leave blobs; measuring at most hourly, after something changed; a comparison with the
-catalog every day, which finds what an attempt wrote that had lost its lease. And retention,
-where a snapshot may have become too old without a new run.
+runs leave blobs; measuring at most hourly, after something changed, which begins with a merge
+of small index files where there are many; a comparison with the catalog every day, which finds
+what an attempt wrote that had lost its lease. And retention, where a snapshot may have become
+too old without a new run.
 
 It only makes jobs; keepers do the work. Invariant: of a repository and a kind at most one
 job waits or runs, and at most one is made for each day (or hour, for measuring), however
@@ -223,7 +224,7 @@ def _comparison(tx: Tx, repository: Repository, *, now: datetime) -> dict[str, A
 
     A run's snapshot in the repository has the time of the run's beginning, and gets its row
     at the end. So whatever began with or after the oldest run that has not ended may get
-    one yet.
+    one yet. A copy has the time of its original; of one that is found, its job decides.
     """
     # The runs first: one that ends between the two questions is an answer to both.
     oldest = tx.scalar(

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 
 from holdfast.model.finding import Finding
 from holdfast.model.progress import Progress, Report, ignore_progress
+from holdfast.repo.index_merge import IndexMerge, merge_small_index_files
 from holdfast.repo.lock import BESIDE_PRUNE, PRUNE, Lock
 from holdfast.repo.prune import PruneOutcome, PruneRun, make_plan
 from holdfast.repo.prune_plan import PackAction, PackDecision, PruneLimits, PrunePlan
@@ -37,12 +38,13 @@ class PruneRequest:
 
 @dataclass(frozen=True, slots=True)
 class PruneResult:
-    """What was done: see `PruneOutcome`."""
+    """What was done: see `PruneOutcome`; `merge` is what became of small index files."""
 
     plan: PrunePlan
     outcome: PruneOutcome
     findings: tuple[Finding, ...]
     seconds: float
+    merge: IndexMerge
 
 
 def plan_prune(
@@ -88,9 +90,10 @@ def prune(
             ),
         )
         outcome = run.execute()
+        merge = merge_small_index_files(repository, lock)
         if isinstance(repository.store, LocalStore):
             repository.store.remove_stale_temporaries()
-    return PruneResult(plan, outcome, outcome.findings, time.monotonic() - started)
+    return PruneResult(plan, outcome, outcome.findings, time.monotonic() - started, merge)
 
 
 def _lock(repository: Repository, plan: PrunePlan, wait_seconds: float) -> Lock:

@@ -20,6 +20,8 @@ from holdfast.repo.walk import walk_trees
 def resurrect_marked(repository: Repository, snapshots: Iterable[Snapshot]) -> int:
     """List as alive every marked pack that `snapshots` need; return how many there were."""
     index = repository.open_index()
+    if all(marked is None for _, marked in index.packs()):
+        return 0  # index files were only merged, and no tree has to be read to know it
     needed = _marked_packs_needed(BlobReader(repository, index), index, snapshots)
     return _list_as_alive(repository, index, needed)
 

@@ -130,6 +130,11 @@ def _summary(result: PruneResult) -> Iterator[str]:
             f"marked {text.count(done.marked, 'pack')} ({print_bytes(done.marked_bytes)}); a prune "
             "after the grace period deletes them"
         )
+    if result.merge.replaced:
+        yield (
+            f"merged {text.count(result.merge.replaced, 'small index file')} into "
+            f"{result.merge.written}"
+        )
     yield f"done in {text.duration(result.seconds)}"
 
 
@@ -165,5 +170,6 @@ def _done_document(result: PruneResult) -> dict[str, object]:
         "repacked_packs": done.repacked,
         "written_bytes": done.written_bytes,
         "revived_packs": done.revived,
+        "merged_index_files": result.merge.replaced,
         "seconds": round(result.seconds, 3),
     }
