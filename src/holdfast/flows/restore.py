@@ -301,7 +301,7 @@ class _Run:
                 for answer in pool.broadcast(Finish()):
                     self._target.tally.merge(answer.value)
             except BaseException as error:
-                if not isinstance(error, WorkerLost):
+                if request.finish_begun and not isinstance(error, WorkerLost):
                     self._drain(pool)
                 self._abandon()
                 raise

@@ -30,6 +30,8 @@ class RestoreRequest:
     `verify` reads everything back from the disk. `sparse` leaves runs of zeroes as holes.
     `root_metadata` gives `target` itself the owner, mode and times of `path`. `strict`
     makes damage an error instead of a finding. `sync` returns only when all is on disk.
+    `finish_begun` lets an interruption wait for files that are being written, so that what
+    is there is whole; without it the restore ends at once, for a target that nobody keeps.
     `workers` is 0 to work inside this process.
     """
 
@@ -47,6 +49,7 @@ class RestoreRequest:
     check_space: bool = True
     strict: bool = False
     sync: bool = False
+    finish_begun: bool = True
     dry_run: bool = False
     workers: int = 2
     with_lock: bool = True

@@ -56,7 +56,7 @@ def _restore(context: JobContext, repository: Repository, place: ConfinedPlace) 
         snapshot=context.text("manifest_id"),
         target=place.real,
         path=normal_path(os.fsencode(context.spec.get("captured_path") or "/")),
-        paths=_chosen(context),
+        paths=chosen_paths(context),
         options=RestoreOptions(in_place=goes_on, within=place.within),
         root_metadata=place.made,
         sync=True,
@@ -75,8 +75,8 @@ def _restore(context: JobContext, repository: Repository, place: ConfinedPlace) 
     return restore(repository, request, context.stage("restoring"), plan)
 
 
-def _chosen(context: JobContext) -> tuple[bytes, ...]:
-    """Selected paths, relative to what was captured."""
+def chosen_paths(context: JobContext) -> tuple[bytes, ...]:
+    """Selected paths of a job's spec, relative to what was captured."""
     top = normal_path(os.fsencode(context.spec.get("captured_path") or "/"))
     chosen = []
     for text in context.texts("paths"):
