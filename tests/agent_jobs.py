@@ -58,6 +58,7 @@ class Workplace:
             workers=0,
             state_directory=str(self.base / "state"),
             cache_directory=str(self.base / "cache"),
+            drill_directory=str(self.base / "drills"),
             report=lambda stage, _progress: self.stages.append(stage),
             say=lambda level, text: self.said.append((level, text)),
         )

@@ -83,17 +83,30 @@ def test_snapshots_arrive_whole_under_another_key(source: Source) -> None:
 
 def test_what_was_copied_is_skipped(source: Source) -> None:
     destination = make()
-    copy(source.repository, destination, HERE)
+    result = copy(source.repository, destination, HERE)
     packs = pack_ids(destination)
     again = copy(source.repository, destination, HERE)
     assert again.copied == ()
     assert set(again.skipped) == {source.first.id, source.second.id}
     assert (again.bytes_read, again.added.stored_bytes) == (0, 0)
     assert pack_ids(destination) == packs
+    assert dict(again.there) == by_source(result), "and named as it is there"
     # Nor does it come back to where it was from, with an origin of its own.
     back = copy(destination, source.repository, HERE)
     assert back.copied == ()
     assert len(back.skipped) == 2
+
+
+def test_a_persons_copy_is_of_no_job(source: Source) -> None:
+    """What a job noted in its own copy does not travel on, and does not keep a person's away."""
+    middle, end = make(), make()
+    of_a_job = CopyRequest((source.first.id,), workers=0, job="job-1")
+    ((_, noted),) = copy(source.repository, middle, of_a_job).copied
+    assert noted.copy_note["job"] == "job-1"
+    assert noted.copy_note["stored_bytes"] > 150_000
+    ((_, plain),) = copy(middle, end, HERE).copied
+    assert plain.copy_note == {}
+    assert copy(source.repository, middle, CopyRequest((source.first.id,), workers=0)).skipped
 
 
 def test_only_what_is_new_travels(source: Source) -> None:

@@ -162,6 +162,8 @@ def _done(order: Mapping[str, Any], voice: Voice, mailbox: Mailbox) -> dict[str,
             "outcome": "failed",
             "error": {"code": "unexpected", "message": message, "retryable": False},
         }
+    if end.error is not None:
+        return _failure(end.error) | {"findings": [each.as_dict() for each in end.findings]}
     return {
         "outcome": "succeeded",
         "result": end.result,
@@ -187,6 +189,7 @@ def _context(order: Mapping[str, Any], voice: Voice, mailbox: Mailbox) -> Any:
         attempt=int(job["attempt"]),
         spec=dict(job["spec"]),
         repository=dict(order["repository"] or {}),
+        source=dict(order["source"]) if order.get("source") else None,
         credential=str(order["credential"]),
         host_name=str(host["name"]),
         roots=tuple(Root(each["path"], each["directory"]) for each in host["roots"]),
@@ -198,6 +201,7 @@ def _context(order: Mapping[str, Any], voice: Voice, mailbox: Mailbox) -> Any:
         limit_upload=host["limit_upload"],
         limit_download=host["limit_download"],
         task_directory=str(host.get("task_directory", "")),
+        drill_directory=str(host.get("drill_directory", "")),
         runners=RunnerOptions(
             podman=tuple(host.get("podman") or DEFAULTS.podman),
             podman_run=tuple(host.get("podman_run") or ()),

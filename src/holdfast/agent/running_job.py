@@ -180,6 +180,7 @@ class RunningJob:
                 "credential": self._order.credential,
                 "host": dict(self._order.host),
                 "repository": job.repository,
+                "source": job.source,
                 "job": {
                     "id": job.id,
                     "kind": job.kind,

@@ -4,6 +4,10 @@ Blobs that the destination lacks are fetched pack by pack, checked against their
 sealed under the other key; nothing is written to disk in between. Trees keep their ids. A
 snapshot is committed when everything that it needs is there: an interrupted copy goes on
 where it was, and a damaged snapshot is not copied, and said so.
+
+A copy that a job makes is the job's own record, and says so (`COPY_NOTE`): only the same job
+takes it for its result. Any other record of the same snapshot belongs to somebody else, who
+may remove it; the blobs of both are the same.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from dataclasses import dataclass, field
 from holdfast.errors import Damaged, UsageError
 from holdfast.model.finding import Finding
 from holdfast.model.progress import Progress, Report, ignore_progress
-from holdfast.model.snapshot import Snapshot
+from holdfast.model.snapshot import COPY_NOTE, Snapshot
 from holdfast.repo.lock import PRUNE
 from holdfast.repo.needed import NeededBlobs
 from holdfast.repo.pack import BlobType, PackedBlob
@@ -35,24 +39,35 @@ _SAME_SETS = ("paths", "excludes", "tags")
 
 @dataclass(frozen=True, slots=True)
 class CopyRequest:
-    """Which snapshots: by full id, or all where `ids` is empty. `workers` 0 is inline."""
+    """Which snapshots: by full id, or all where `ids` is empty. `workers` 0 is inline.
+
+    `job` is the id of the job that this is done for, if it is; `first` says that nothing of
+    that job can be there yet, so that nobody needs to look.
+    """
 
     ids: tuple[str, ...] = ()
     workers: int = 2
     compression: Compression = Compression.FAST
     wait_for_lock_seconds: float = 0.0
+    job: str = ""
+    first: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class CopyResult:
-    """`copied` are (id at the source, snapshot at the destination); `skipped` were there."""
+    """`copied` are (id at the source, snapshot at the destination); `there` were before."""
 
     copied: tuple[tuple[str, Snapshot], ...]
-    skipped: tuple[str, ...]
+    there: tuple[tuple[str, Snapshot], ...]
     added: WriteTotals
     bytes_read: int
     findings: tuple[Finding, ...]
     seconds: float
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """The ids at the source of what was there before."""
+        return tuple(source_id for source_id, _ in self.there)
 
 
 @dataclass(slots=True)
@@ -85,8 +100,8 @@ def copy(
             wait_seconds=request.wait_for_lock_seconds,
         ) as session,
     ):
-        run = _Copy(source, session, report)
-        wanted = run.choose(request.ids)
+        run = _Copy(source, session, report, request.job)
+        wanted = run.choose(request.ids, look=not request.first)
         setup = TransferSetup(source, session.setup, Sealing.RENEWED)
         fork = source.store.fork_safe and destination.store.fork_safe
         shareable = source.store.shareable and destination.store.shareable
@@ -98,7 +113,7 @@ def copy(
                 run.commit(batch)
     return CopyResult(
         tuple(run.copied),
-        tuple(run.skipped),
+        tuple(run.there),
         run.added,
         run.bytes_read,
         tuple(run.findings),
@@ -107,10 +122,12 @@ def copy(
 
 
 class _Copy:
-    def __init__(self, source: Repository, session: WriteSession, report: Report) -> None:
-        self._source, self._session, self._report = source, session, report
+    def __init__(
+        self, source: Repository, session: WriteSession, report: Report, job: str = ""
+    ) -> None:
+        self._source, self._session, self._report, self._job = source, session, report, job
         self.copied: list[tuple[str, Snapshot]] = []
-        self.skipped: list[str] = []
+        self.there: list[tuple[str, Snapshot]] = []
         self.findings: list[Finding] = []
         self.added = WriteTotals()
         self.bytes_read = 0
@@ -118,8 +135,8 @@ class _Copy:
         self._failed: list[tuple[BlobType, bytes]] = []
         self._bytes_total = 0
 
-    def choose(self, ids: tuple[str, ...]) -> list[Snapshot]:
-        """Return the snapshots to copy; those that the destination has are skipped."""
+    def choose(self, ids: tuple[str, ...], *, look: bool = True) -> list[Snapshot]:
+        """Return the snapshots to copy; with `look`, without those that the destination has."""
         if ids:
             snapshots = [self._source.snapshot(snapshot_id) for snapshot_id in ids]
             snapshots.sort(key=lambda snapshot: (snapshot.time, snapshot.id))
@@ -127,14 +144,17 @@ class _Copy:
             snapshots, damaged = self._source.snapshots()
             self.findings.extend(damaged)
         there: dict[str, list[Snapshot]] = {}
-        for snapshot in self._session.repository.snapshots()[0]:
+        for snapshot in self._session.repository.snapshots()[0] if look else ():
+            if self._job and snapshot.copy_note.get("job") != self._job:
+                continue
             for name in {snapshot.id, snapshot.original or snapshot.id}:
                 there.setdefault(name, []).append(snapshot)
         wanted = []
         for snapshot in snapshots:
             origin = snapshot.original or snapshot.id
-            if any(_is_copy(snapshot, other) for other in there.get(origin, ())):
-                self.skipped.append(snapshot.id)
+            copies = [other for other in there.get(origin, ()) if _is_copy(snapshot, other)]
+            if copies:
+                self.there.append((snapshot.id, copies[0]))
             else:
                 wanted.append(snapshot)
         # Opened after the snapshots were listed, so that it has what they need.
@@ -234,6 +254,13 @@ class _Copy:
             document: dict[str, object] = dict(snapshot.document)
             document.pop("parent", None)  # an id that means nothing at the destination
             document["original"] = snapshot.original or snapshot.id
+            document.pop(COPY_NOTE, None)  # of a job that made what is copied now
+            if self._job:
+                document[COPY_NOTE] = {
+                    "job": self._job,
+                    "stored_bytes": self.added.stored_bytes,
+                    "bytes_read": self.bytes_read,
+                }
             self.copied.append((snapshot.id, self._session.commit(document)))
 
     def _first_missing(self, snapshot: Snapshot) -> tuple[BlobType, bytes] | None:

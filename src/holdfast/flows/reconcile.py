@@ -53,7 +53,13 @@ def compare(repository: Repository, known: Iterable[str], *, older_than: datetim
 
 
 def job_of(snapshot: Snapshot) -> str | None:
-    """The id of the job that made it; None for a person's."""
+    """The id of the job that made it, or that copied it here; None for a person's.
+
+    A copy has the tags of what it is a copy of, also the one of the job that made that.
+    """
+    copied_by = snapshot.copy_note.get("job")
+    if isinstance(copied_by, str) and copied_by:
+        return copied_by
     tags = (tag.removeprefix(JOB_TAG) for tag in snapshot.tags if tag.startswith(JOB_TAG))
     return next(tags, None)
 

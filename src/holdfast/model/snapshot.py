@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
+
+COPY_NOTE: Final = "holdfast_copy"
+"""The member of a record in which a job that copied it says so; other programs pass it over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,3 +43,12 @@ class Snapshot:
         """Counters of the run that made it; empty where the writer left none."""
         summary = self.document.get("summary")
         return summary if isinstance(summary, dict) else {}
+
+    @property
+    def copy_note(self) -> dict[str, Any]:
+        """What the job that copied it here noted; empty where it was not copied by one.
+
+        ``job`` is the job's id, ``stored_bytes`` and ``bytes_read`` are what that took.
+        """
+        note = self.document.get(COPY_NOTE)
+        return note if isinstance(note, dict) else {}

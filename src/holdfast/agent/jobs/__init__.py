@@ -17,7 +17,18 @@ SPEC_VERSION: Final = 1
 """The newest form of a job's spec that is known here."""
 
 _KINDS: Final = frozenset(
-    {"backup", "restore", "verify", "remove", "prune", "measure", "reconcile", "task"}
+    {
+        "backup",
+        "restore",
+        "drill",
+        "copy",
+        "verify",
+        "remove",
+        "prune",
+        "measure",
+        "reconcile",
+        "task",
+    }
 )
 
 

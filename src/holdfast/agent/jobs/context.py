@@ -1,8 +1,8 @@
 """What a job is done with, and what comes of it.
 
-A context carries values and two ways to speak, and knows how to open the job's repository.
-It decides nothing about the job. Nothing in it is shown: it holds the host's credential and
-the repository's password.
+A context carries values and two ways to speak, and knows how to open the job's repository,
+and the one that a copy is made from. It decides nothing about the job. Nothing in it is
+shown: it holds the host's credential and the repositories' passwords.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from typing import Any, Final, NoReturn
 
 from holdfast.agent.mailbox import Mailbox
 from holdfast.errors import (
+    HoldfastError,
     NotARepository,
     RepositoryExists,
     StoreDenied,
+    StoreUnavailable,
     UsageError,
 )
 from holdfast.model.finding import Finding
@@ -32,24 +34,33 @@ from holdfast.store.throttle import ThrottledStore
 
 WAIT_FOR_LOCK_SECONDS: Final = 60.0
 MOST_FINDINGS: Final = 1000
+_GONE: Final = (
+    "The region's store does not have the repository that was there; nothing was written. Ask the "
+    "operator whether the store is mounted and still the same. What is lost for good is declared "
+    "so with `holdfast repository lost`; the next backup then makes the repository anew."
+)
 _USER_NAME: Final = "holdfast-agent"
 
 
 @dataclass(frozen=True, slots=True)
 class JobEnd:
-    """What a job that succeeded reports."""
+    """What a job reports. With `error` it failed, and the findings say what is wrong."""
 
     result: dict[str, Any]
     findings: tuple[Finding, ...] = ()
+    error: HoldfastError | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobContext:
-    """One job. `repository` is ``{id, url, password}``, `url` a gateway's address.
+    """One job. `repository` is ``{id, url, password, exists}``, `url` a gateway's address;
+    one that exists is never made anew, because its store may only be out of sight.
 
+    `source` is the same of the repository that a copy is made from; other jobs have none.
     `report` is told progress with its stage, `say` a line for the job's log with its level.
-    `task_directory` is where tasks live on this host, `runners` what may run them; through
-    `mailbox` a task and the control plane speak while it runs.
+    `task_directory` is where tasks live on this host, `runners` what may run them, and
+    `drill_directory` where drills may restore to; through `mailbox` a task and the control
+    plane speak while it runs.
     """
 
     job_id: str
@@ -67,7 +78,9 @@ class JobContext:
     ca_certificate: str | None = None
     limit_upload: float | None = None
     limit_download: float | None = None
+    source: Mapping[str, Any] | None = field(default=None, repr=False)
     task_directory: str = ""
+    drill_directory: str = ""
     runners: RunnerOptions = DEFAULTS
     mailbox: Mailbox | None = None
     report: Callable[[str, Progress], None]
@@ -84,18 +97,32 @@ class JobContext:
 
         Two that make it at the same time end up with the same one.
         """
-        store = self._open_store()
+        with self._opened(self.repository, make=make) as repository:
+            yield repository
+
+    @contextmanager
+    def opened_source(self) -> Iterator[Repository]:
+        """The repository that a copy is made from."""
+        if self.source is None:
+            self._refuse("source")
+        with self._opened(self.source, make=False) as repository:
+            yield repository
+
+    @contextmanager
+    def _opened(self, place: Mapping[str, Any], *, make: bool) -> Iterator[Repository]:
+        store = self._open_store(str(place["url"]))
         try:
-            yield self._open(store, make=make)
+            yield self._open(store, place, make=make)
         finally:
             store.close()
 
-    def _open(self, store: ObjectStore, *, make: bool) -> Repository:
-        password = str(self.repository["password"])
-        cache = self.cache_directory or None
+    def _open(self, store: ObjectStore, place: Mapping[str, Any], *, make: bool) -> Repository:
+        password, cache = str(place["password"]), self.cache_directory or None
         try:
             return Repository.open(store, password, cache_directory=cache)
         except NotARepository:
+            if place.get("exists"):
+                raise StoreUnavailable(_GONE) from None
             if not make:
                 raise
         self.say("info", "Making the repository, as there is none yet.")
@@ -127,8 +154,7 @@ class JobContext:
             f"The job's {name} is not what a {self.kind} needs; is the server of another version?"
         )
 
-    def _open_store(self) -> ObjectStore:
-        url = str(self.repository["url"])
+    def _open_store(self, url: str) -> ObjectStore:
         options = StoreOptions(
             rest_username=_USER_NAME,
             rest_password=self.credential,
