@@ -98,7 +98,7 @@ def triggers(database: Database) -> list[tuple[str, ...]]:
 
 def test_i3_several_replicas_may_start_at_once(empty_database_url: str) -> None:
     replicas = [Database(empty_database_url) for _ in range(4)]
-    together = threading.Barrier(len(replicas), timeout=20)
+    together = threading.Barrier(len(replicas), timeout=60)
     failed: list[BaseException] = []
 
     def start(replica: Database) -> None:

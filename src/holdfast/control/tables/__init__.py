@@ -10,7 +10,7 @@ from holdfast.control.tables.buckets import (
     UploadPart,
     View,
 )
-from holdfast.control.tables.catalog import Hold, Restore, Schedule, Snapshot, Source
+from holdfast.control.tables.catalog import Drill, Hold, Restore, Schedule, Snapshot, Source
 from holdfast.control.tables.fleet import Host, Region, Repository
 from holdfast.control.tables.money import LedgerEntry, Meter, Price
 from holdfast.control.tables.record import (
@@ -37,6 +37,7 @@ __all__ = [
     "Body",
     "Bucket",
     "Delivery",
+    "Drill",
     "Event",
     "Hold",
     "Host",

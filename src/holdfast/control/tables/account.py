@@ -16,8 +16,7 @@ class Account(Base):
     `profile`: legal_name, address, country, currency (USD, EUR, INR), contact, email.
     Quotas are None where there is no limit. `balance_femto` is the sum of its ledger, in
     1e-15 of a currency unit, kept in two parts (see `tables.money`) that only the ledger
-    changes. `prepaid`: whether running out of credit has consequences. From `closed_at` on
-    no work is given out for it.
+    changes. `prepaid`: whether running out of credit has consequences.
     """
 
     __tablename__ = "accounts"
@@ -38,7 +37,6 @@ class Account(Base):
     low_credit_micro: Mapped[Number] = mapped_column(default=5_000_000)
     credit_state: Mapped[str] = mapped_column(String(16), default="good")
     credit_state_since: Mapped[datetime | None] = mapped_column(UtcTime)
-    closed_at: Mapped[datetime | None] = mapped_column(UtcTime)
 
 
 class User(Base):

@@ -43,7 +43,9 @@ class Schedule(Base):
     Exactly one of `interval_hours`, `cron`. `retention` holds the fields of
     `model.retention.RetentionPolicy`. Every slot up to `settled_until` has its row in
     `snapshots`; `due_at` is the next slot, None while paused. At `retention_due_at` the next
-    point may become too old; None when no point will without a new run.
+    point may become too old; None when no point will without a new run. What completes from
+    `copy_since` on is copied to `copy_region_id`; every `drill_days` the newest point is
+    restored as a test, next at `drill_due_at`.
     """
 
     __tablename__ = "schedules"
@@ -52,6 +54,8 @@ class Schedule(Base):
         Index(None, "source_id"),
         Index(None, "due_at"),
         Index(None, "retention_due_at"),
+        Index(None, "copy_region_id"),
+        Index(None, "drill_due_at"),
     )
 
     id: Mapped[NewId]
@@ -72,6 +76,10 @@ class Schedule(Base):
     settled_until: Mapped[Time]
     due_at: Mapped[datetime | None] = mapped_column(UtcTime)
     retention_due_at: Mapped[datetime | None] = mapped_column(UtcTime)
+    copy_region_id: Mapped[str | None] = mapped_column(ForeignKey("regions.id"))
+    copy_since: Mapped[datetime | None] = mapped_column(UtcTime)
+    drill_days: Mapped[int | None]
+    drill_due_at: Mapped[datetime | None] = mapped_column(UtcTime)
 
 
 class Snapshot(Base):
@@ -81,7 +89,9 @@ class Snapshot(Base):
     retention) or DELETED (removed by a person). `manifest_id` is the snapshot's id in the
     repository; `manifest_ids` lists also those that failed attempts may have left. An
     expired or deleted one can be recovered until `purge_at`; at `purged_at` its data was
-    gone. `trigger`: manual, schedule or catch-up; `slot_at` is the schedule's instant.
+    gone. `trigger`: manual, schedule, catch-up or copy; `slot_at` is the schedule's instant.
+    A copy is a row of its own, in the repository of another region, without a schedule:
+    `copy_of_id` is what it was made of. `drill` is the result of the last restore test.
     `kept_because` are retention's last reasons. A snapshot of a task's instance has the job
     that runs the instance and belongs to a snapshot of the whole task; its results belong to
     none. The database itself allows one row for each slot of a schedule.
@@ -101,6 +111,7 @@ class Snapshot(Base):
         Index(None, "repository_id", "finished_at"),
         Index(None, "repository_id", "purged_at"),
         Index(None, "task_snapshot_id"),
+        Index(None, "copy_of_id", "created_at", "id"),
         Index(
             "ix_snapshots_purge_at",
             "purge_at",
@@ -117,6 +128,7 @@ class Snapshot(Base):
     repository_id: Mapped[str] = mapped_column(ForeignKey("repositories.id"))
     job_id: Mapped[Id | None]
     task_snapshot_id: Mapped[Id | None]
+    copy_of_id: Mapped[Id | None]
     kind: Mapped[str] = mapped_column(String(16), default="path")
     name: Mapped[str] = mapped_column(String(50), default="")
     description: Mapped[str] = mapped_column(Text, default="")
@@ -143,6 +155,8 @@ class Snapshot(Base):
     error_message: Mapped[str | None] = mapped_column(Text)
     verified_at: Mapped[datetime | None] = mapped_column(UtcTime)
     verification: Mapped[Json | None]
+    drilled_at: Mapped[datetime | None] = mapped_column(UtcTime)
+    drill: Mapped[Json | None]
     kept_because: Mapped[JsonList] = mapped_column(default=list)
     removed_at: Mapped[datetime | None] = mapped_column(UtcTime)
     removed_because: Mapped[str | None] = mapped_column(Text)
@@ -193,6 +207,44 @@ class Restore(Base):
     finished_at: Mapped[datetime | None] = mapped_column(UtcTime)
     files: Mapped[int | None] = mapped_column(BigInteger)
     restored_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    findings: Mapped[JsonList] = mapped_column(default=list)
+    error_code: Mapped[str | None] = mapped_column(String(64))
+    error_message: Mapped[str | None] = mapped_column(Text)
+
+
+class Drill(Base):
+    """A restore test: a snapshot, or chosen paths of it, restored to scratch and compared.
+
+    Done by any keeper of the snapshot's region, or by `host_id`. `status`: PENDING, RUNNING,
+    COMPLETED, FAILED (it could not be done, which says nothing of the snapshot) or CANCELLED.
+    `passed` is set at COMPLETED: whether everything came back as it was captured. `trigger`:
+    manual or schedule.
+    """
+
+    __tablename__ = "drills"
+    __table_args__ = (
+        Index(None, "account_id", "created_at", "id"),
+        Index(None, "snapshot_id", "created_at", "id"),
+        Index(None, "schedule_id", "created_at", "id"),
+    )
+
+    id: Mapped[NewId]
+    account_id: Mapped[str] = mapped_column(ForeignKey("accounts.id"))
+    snapshot_id: Mapped[str] = mapped_column(ForeignKey("snapshots.id"))
+    schedule_id: Mapped[Id | None]
+    host_id: Mapped[Id | None]
+    job_id: Mapped[Id | None]
+    trigger: Mapped[str] = mapped_column(String(16), default="manual")
+    paths: Mapped[JsonList] = mapped_column(default=list)
+    status: Mapped[str] = mapped_column(String(16), default="PENDING")
+    passed: Mapped[bool | None]
+    created_at: Mapped[Time]
+    started_at: Mapped[datetime | None] = mapped_column(UtcTime)
+    finished_at: Mapped[datetime | None] = mapped_column(UtcTime)
+    files: Mapped[int | None] = mapped_column(BigInteger)
+    restored_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    compared_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    restore_milliseconds: Mapped[int | None] = mapped_column(BigInteger)
     findings: Mapped[JsonList] = mapped_column(default=list)
     error_code: Mapped[str | None] = mapped_column(String(64))
     error_message: Mapped[str | None] = mapped_column(Text)

@@ -25,7 +25,8 @@ class Region(Base):
 class Repository(Base):
     """One account's repository in one region; its password is sealed with the master key.
 
-    It is made by the first job that needs it (`created_in_store_at`).
+    It is made by the first job that needs it (`created_in_store_at`), and by none again
+    until somebody declares that it is lost.
     """
 
     __tablename__ = "repositories"

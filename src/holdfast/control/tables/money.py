@@ -43,7 +43,8 @@ class Meter(Base):
     """Something that costs by the hour: since when, how much of it, booked until when.
 
     A change of quantity books what the meter is still owed, closes it (`until`) and opens
-    another one. So only an open meter is ever behind, and a thing has one at most.
+    another one. So only an open meter is ever behind, and a thing has one at most in each
+    region.
     """
 
     __tablename__ = "meters"
@@ -52,6 +53,7 @@ class Meter(Base):
             "uq_meters_open",
             "resource_id",
             "what",
+            "region_id",
             unique=True,
             sqlite_where=text("until IS NULL"),
             postgresql_where=text("until IS NULL"),
@@ -76,14 +78,15 @@ class LedgerEntry(Base):
     """One line of an account's ledger; charges are negative, credit is positive.
 
     `kind`: hourly, once (a transfer), credit or correction. `hour` is the beginning of the
-    hour that it belongs to, `at` when it was booked. For a charge (resource_id, what, hour)
-    is unique: no hour is booked twice. `labels` are the resource's at that time.
+    hour that it belongs to, `at` when it was booked. For a charge (resource_id, what,
+    region_id, hour) is unique: no hour is booked twice. `labels` are the resource's at that
+    time.
     """
 
     __tablename__ = "ledger"
     __table_args__ = (
         # The hour comes first: what is booked together then lies together.
-        UniqueConstraint("hour", "resource_id", "what"),
+        UniqueConstraint("hour", "resource_id", "what", "region_id"),
         Index(
             "uq_ledger_once",
             "resource_id",
@@ -103,6 +106,7 @@ class LedgerEntry(Base):
     what: Mapped[str | None] = mapped_column(String(32))
     resource_kind: Mapped[str | None] = mapped_column(String(32))
     resource_id: Mapped[Id | None]
+    region_id: Mapped[Id | None]
     hour: Mapped[Time]
     quantity_mb: Mapped[Number] = mapped_column(default=0)
     price_id: Mapped[Id | None]

@@ -97,7 +97,6 @@ def upgrade() -> None:
         sa.Column("low_credit_micro", sa.BigInteger(), nullable=False),
         sa.Column("credit_state", sa.String(length=16), nullable=False),
         sa.Column("credit_state_since", TIME, nullable=True),
-        sa.Column("closed_at", TIME, nullable=True),
         sa.ForeignKeyConstraint(["region_id"], ["regions.id"], name=op.f("fk_accounts_region_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_accounts")),
     )
@@ -266,6 +265,7 @@ def upgrade() -> None:
         sa.Column("what", sa.String(length=32), nullable=True),
         sa.Column("resource_kind", sa.String(length=32), nullable=True),
         sa.Column("resource_id", sa.String(length=36), nullable=True),
+        sa.Column("region_id", sa.String(length=36), nullable=True),
         sa.Column("hour", TIME, nullable=False),
         sa.Column("quantity_mb", sa.BigInteger(), nullable=False),
         sa.Column("price_id", sa.String(length=36), nullable=True),
@@ -277,7 +277,11 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["account_id"], ["accounts.id"], name=op.f("fk_ledger_account_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_ledger")),
         sa.UniqueConstraint(
-            "hour", "resource_id", "what", name=op.f("uq_ledger_hour_resource_id_what")
+            "hour",
+            "resource_id",
+            "what",
+            "region_id",
+            name=op.f("uq_ledger_hour_resource_id_what_region_id"),
         ),
     )
     op.create_index(
@@ -327,7 +331,7 @@ def upgrade() -> None:
     op.create_index(
         "uq_meters_open",
         "meters",
-        ["resource_id", "what"],
+        ["resource_id", "what", "region_id"],
         unique=True,
         sqlite_where=sa.text("until IS NULL"),
         postgresql_where=sa.text("until IS NULL"),
@@ -734,8 +738,15 @@ def upgrade() -> None:
         sa.Column("settled_until", TIME, nullable=False),
         sa.Column("due_at", TIME, nullable=True),
         sa.Column("retention_due_at", TIME, nullable=True),
+        sa.Column("copy_region_id", sa.String(length=36), nullable=True),
+        sa.Column("copy_since", TIME, nullable=True),
+        sa.Column("drill_days", sa.Integer(), nullable=True),
+        sa.Column("drill_due_at", TIME, nullable=True),
         sa.ForeignKeyConstraint(
             ["account_id"], ["accounts.id"], name=op.f("fk_schedules_account_id")
+        ),
+        sa.ForeignKeyConstraint(
+            ["copy_region_id"], ["regions.id"], name=op.f("fk_schedules_copy_region_id")
         ),
         sa.ForeignKeyConstraint(["source_id"], ["sources.id"], name=op.f("fk_schedules_source_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_schedules")),
@@ -746,6 +757,10 @@ def upgrade() -> None:
         ["account_id", "created_at", "id"],
         unique=False,
     )
+    op.create_index(
+        op.f("ix_schedules_copy_region_id"), "schedules", ["copy_region_id"], unique=False
+    )
+    op.create_index(op.f("ix_schedules_drill_due_at"), "schedules", ["drill_due_at"], unique=False)
     op.create_index(op.f("ix_schedules_due_at"), "schedules", ["due_at"], unique=False)
     op.create_index(
         op.f("ix_schedules_retention_due_at"), "schedules", ["retention_due_at"], unique=False
@@ -761,6 +776,7 @@ def upgrade() -> None:
         sa.Column("repository_id", sa.String(length=36), nullable=False),
         sa.Column("job_id", sa.String(length=36), nullable=True),
         sa.Column("task_snapshot_id", sa.String(length=36), nullable=True),
+        sa.Column("copy_of_id", sa.String(length=36), nullable=True),
         sa.Column("kind", sa.String(length=16), nullable=False),
         sa.Column("name", sa.String(length=50), nullable=False),
         sa.Column("description", sa.Text(), nullable=False),
@@ -787,6 +803,8 @@ def upgrade() -> None:
         sa.Column("error_message", sa.Text(), nullable=True),
         sa.Column("verified_at", TIME, nullable=True),
         sa.Column("verification", DOCUMENT, nullable=True),
+        sa.Column("drilled_at", TIME, nullable=True),
+        sa.Column("drill", DOCUMENT, nullable=True),
         sa.Column("kept_because", DOCUMENT, nullable=False),
         sa.Column("removed_at", TIME, nullable=True),
         sa.Column("removed_because", sa.Text(), nullable=True),
@@ -817,6 +835,12 @@ def upgrade() -> None:
         op.f("ix_snapshots_account_id_status_created_at_id"),
         "snapshots",
         ["account_id", "status", "created_at", "id"],
+        unique=False,
+    )
+    op.create_index(
+        op.f("ix_snapshots_copy_of_id_created_at_id"),
+        "snapshots",
+        ["copy_of_id", "created_at", "id"],
         unique=False,
     )
     op.create_index(
@@ -943,6 +967,52 @@ def upgrade() -> None:
         op.f("ix_uploads_bucket_id_key_id"), "uploads", ["bucket_id", "key", "id"], unique=False
     )
     op.create_index(op.f("ix_uploads_started_at"), "uploads", ["started_at"], unique=False)
+    op.create_table(
+        "drills",
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("account_id", sa.String(length=36), nullable=False),
+        sa.Column("snapshot_id", sa.String(length=36), nullable=False),
+        sa.Column("schedule_id", sa.String(length=36), nullable=True),
+        sa.Column("host_id", sa.String(length=36), nullable=True),
+        sa.Column("job_id", sa.String(length=36), nullable=True),
+        sa.Column("trigger", sa.String(length=16), nullable=False),
+        sa.Column("paths", DOCUMENT, nullable=False),
+        sa.Column("status", sa.String(length=16), nullable=False),
+        sa.Column("passed", sa.Boolean(), nullable=True),
+        sa.Column("created_at", TIME, nullable=False),
+        sa.Column("started_at", TIME, nullable=True),
+        sa.Column("finished_at", TIME, nullable=True),
+        sa.Column("files", sa.BigInteger(), nullable=True),
+        sa.Column("restored_bytes", sa.BigInteger(), nullable=True),
+        sa.Column("compared_bytes", sa.BigInteger(), nullable=True),
+        sa.Column("restore_milliseconds", sa.BigInteger(), nullable=True),
+        sa.Column("findings", DOCUMENT, nullable=False),
+        sa.Column("error_code", sa.String(length=64), nullable=True),
+        sa.Column("error_message", sa.Text(), nullable=True),
+        sa.ForeignKeyConstraint(["account_id"], ["accounts.id"], name=op.f("fk_drills_account_id")),
+        sa.ForeignKeyConstraint(
+            ["snapshot_id"], ["snapshots.id"], name=op.f("fk_drills_snapshot_id")
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_drills")),
+    )
+    op.create_index(
+        op.f("ix_drills_account_id_created_at_id"),
+        "drills",
+        ["account_id", "created_at", "id"],
+        unique=False,
+    )
+    op.create_index(
+        op.f("ix_drills_schedule_id_created_at_id"),
+        "drills",
+        ["schedule_id", "created_at", "id"],
+        unique=False,
+    )
+    op.create_index(
+        op.f("ix_drills_snapshot_id_created_at_id"),
+        "drills",
+        ["snapshot_id", "created_at", "id"],
+        unique=False,
+    )
     op.create_table(
         "holds",
         sa.Column("id", sa.String(length=36), nullable=False),
