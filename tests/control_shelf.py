@@ -138,12 +138,23 @@ class Shelf:
         )
 
     def complete(
-        self, bucket: Bucket, upload: Upload, parts: Iterable[UploadPart | tuple[int, str]]
+        self,
+        bucket: Bucket,
+        upload: Upload,
+        parts: Iterable[UploadPart | tuple[int, str]],
+        **fields: Any,
     ) -> StoredObject:
         named = [each if isinstance(each, tuple) else (each.number, each.etag) for each in parts]
         return self._do(
             lambda tx: uploads.complete(
-                tx, self.who, bucket, upload.key, upload.id, parts=named, now=self.world.now
+                tx,
+                self.who,
+                bucket,
+                upload.key,
+                upload.id,
+                parts=named,
+                now=self.world.now,
+                **fields,
             )
         )
 

@@ -205,7 +205,7 @@ def test_a_freezer_killed_while_it_freezes(site: TaskSite) -> None:
     churn = "(while :; do head -c 20000000 /dev/urandom > churn; sleep 0.3; done) &"
     task_id = site.submit("freezer", before=churn)
     instance_id = site.wait_for_steps(machine, task_id, 5)
-    struck, until = 0, time.monotonic() + 30
+    struck, until = 0, time.monotonic() + 120
     while struck < 2 and time.monotonic() < until:
         if machine.is_still(instance_id):
             kill(machine.children)
@@ -251,9 +251,27 @@ def test_a_host_that_never_comes_back(own_site: TaskSite) -> None:
     again_id = site.submit(
         "found", steps=begun + 5, every=0, starts_from=site.parts(task_id)[-1].task_snapshot_id
     )
-    site.wait_for_end(again_id)
+    site.finish(again_id)
     check_runs(site, "lost")
     check_whole_run(site, again_id, begun + 5, begun=begun)
+    look_at_tasks(site)
+
+
+def test_a_host_that_comes_back_too_late(own_site: TaskSite) -> None:
+    """(f) T5: its computation went on for nobody, and ends as soon as the host is heard."""
+    site, machine = own_site, own_site.hosts[0]
+    task_id = site.submit("late", steps=10_000)
+    site.wait_for_snapshots(task_id, 1)
+    instance_id = site.instance(task_id).id
+    machine.stop_agent()
+    site.let_leases_end()
+    site.wait(lambda: site.job_of_task(task_id).state == "queued", "its lease does not end")
+    site.clock.step(HOST_AWAY.total_seconds() + 1)
+    assert site.wait_for_end(task_id) == "Failure"
+    assert machine.computations(instance_id), "it should not know yet"
+    machine.start()
+    eventually(lambda: not machine.computations(instance_id), "it computes for nobody")
+    check_runs(site, "late")
     look_at_tasks(site)
 
 

@@ -202,7 +202,10 @@ def test_a_preview_is_what_a_snapshot_takes(site: TaskSite) -> None:
 
 
 def test_renewing_inputs_holds_nothing_up(site: TaskSite, tmp_path: Path) -> None:
-    """T1: output, previews and the end go on beside it; what came in part is not left."""
+    """T1: output, previews and the end go on beside it; what came in part is nowhere in /job.
+
+    Captures list the directory as previews do.
+    """
     bucket = Bucket()
     try:
         bucket.put("a", b"first", datetime(2026, 3, 1, tzinfo=UTC))
@@ -214,9 +217,13 @@ def test_renewing_inputs_holds_nothing_up(site: TaskSite, tmp_path: Path) -> Non
         bucket.put("a", bytes(8 << 20), datetime(2026, 3, 3, tzinfo=UTC))
         at = {"renewed_at": "2026-03-04T00:00:00+00:00", "since": "2026-03-02T00:00:00+00:00"}
         site.desk.orders["inputs"] = at
-        site.desk.wait(lambda: len(list(site.job.iterdir())) == 2)
-        site.desk.orders["previews"] = [preview("p-1", whitelist="^a$")]
+        incoming = site.directory.place.root / "agent/incoming"
+        site.desk.wait(lambda: any(each.stat().st_size for each in incoming.iterdir()))
+        site.desk.orders["previews"] = [preview("p-1")]
         site.desk.wait(lambda: site.desk.of("preview"))
+        assert os.listdir(incoming), "it comes all the while"
+        (shown,) = site.desk.of("preview")
+        assert shown["answer"]["entries"] == [{"path": "a", "bytes": 5}]
         go.touch()
         end = site.end()
     finally:

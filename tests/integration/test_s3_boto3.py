@@ -7,7 +7,9 @@ import http.client
 import io
 import os
 import random
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -203,6 +205,32 @@ def test_conditions(s3: Any, bucket: str) -> None:
     refused("PreconditionFailed", 412, s3.put_object, **get, Body=b"x", IfNoneMatch="*")
     s3.put_object(Bucket=bucket, Key="new", Body=b"x", IfNoneMatch="*")
     refused("NotImplemented", 501, s3.put_object, **get, Body=b"x", IfMatch=tag)
+
+
+def test_of_two_who_write_only_a_new_object_one_does(server: BucketServer, bucket: str) -> None:
+    """Both are let in before either has stored a byte, and the index decides."""
+    clients = [server.client() for _ in range(2)]
+    start = threading.Barrier(2)
+
+    def put(client: Any, key: str, body: bytes) -> bytes | ClientError:
+        start.wait()
+        try:
+            client.put_object(Bucket=bucket, Key=key, Body=body, IfNoneMatch="*")
+        except ClientError as error:
+            return error
+        return body
+
+    with ThreadPoolExecutor(2) as threads:
+        for number in range(4):
+            size = 0 if number % 2 else 3 * MIB
+            bodies = [content(size, number), content(size, -1)]
+            results = list(threads.map(put, clients, [f"{number}"] * 2, bodies))
+            (done,) = (each for each in results if isinstance(each, bytes))
+            (lost,) = (each for each in results if isinstance(each, ClientError))
+            assert lost.response["Error"]["Code"] == "PreconditionFailed"
+            assert lost.response["ResponseMetadata"]["HTTPStatusCode"] == 412
+            found = clients[0].get_object(Bucket=bucket, Key=f"{number}")
+            assert found["Body"].read() == done
 
 
 @pytest.mark.parametrize("key", ODD_KEYS, ids=lambda key: ascii(key)[:20])

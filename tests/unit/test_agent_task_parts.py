@@ -29,7 +29,7 @@ from holdfast.agent.jobs.task_output import MOST_BYTES, PIECE_BYTES, TaskOutput
 from holdfast.agent.jobs.task_spec import Input, TaskSpec
 from holdfast.agent.jobs.task_spec import task_spec as parsed
 from holdfast.agent.mailbox import Mailbox
-from holdfast.agent.task_sweep import FORSAKEN_AFTER, TaskSweep
+from holdfast.agent.task_sweep import FORSAKEN_AFTER, TaskSweep, unfinished_computations
 from holdfast.errors import NotFound, StoreUnavailable, TargetFull, UsageError
 from holdfast.model.progress import Progress
 from holdfast.runners.choice import DEFAULTS, runner_for
@@ -375,7 +375,8 @@ def fetched(
         credential="full", host_name="h", roots=(), put_only=False, workers=0,
         state_directory="", cache_directory="", report=lambda *_: None, say=lambda *_: None,
     )  # fmt: skip
-    done = fetch_inputs(context, inputs, os.fsencode(job), check=check)
+    aside = os.fsencode(job.parent / "incoming")
+    done = fetch_inputs(context, inputs, os.fsencode(job), aside=aside, check=check)
     yield (
         {
             str(path.relative_to(job)): path.read_bytes()
@@ -432,7 +433,8 @@ def test_no_object_leads_out_of_the_directory(bucket: Bucket, tmp_path: Path) ->
         ]
     assert os.listdir(outside) == ["file"]
     assert (outside / "file").read_bytes() == b"kept"
-    assert sorted(os.listdir(tmp_path)) == ["job", "outside"]
+    assert sorted(os.listdir(tmp_path)) == ["incoming", "job", "outside"]
+    assert os.listdir(tmp_path / "incoming") == []
 
 
 def test_names_of_objects_as_paths() -> None:
@@ -466,6 +468,7 @@ def test_inputs_that_are_not_there_or_change(bucket: Bucket, tmp_path: Path) -> 
     ):
         pass
     assert os.listdir(tmp_path / "job") == [], "what is not right is not left"
+    assert os.listdir(tmp_path / "incoming") == []
 
 
 def test_room_is_looked_at_first(bucket: Bucket, tmp_path: Path) -> None:
@@ -506,6 +509,30 @@ def test_a_forsaken_computation_is_ended_and_its_directory_removed(tmp_path: Pat
             time.sleep(0.01)
         sweep.sweep(later + 5 * FORSAKEN_AFTER, running=[], heard_since=NOW)
         assert list(task_directories(str(tmp_path))) == []
+    finally:
+        runner.remove(directory.place)
+
+
+def test_a_computation_whose_job_has_ended_is_ended_at_once(tmp_path: Path) -> None:
+    directory = made(tmp_path)
+    runner = runner_for("local")
+    assert unfinished_computations(str(tmp_path)) == [], "nothing was begun"
+    directory.set_started(NOW)
+    runner.start(directory.place, Command(argv=("sleep", "600")))
+    sweep = TaskSweep(str(tmp_path), DEFAULTS)
+    try:
+        assert unfinished_computations(str(tmp_path)) == ["job-1"]
+        sweep.end({"job-2"})
+        assert runner.status(directory.place).kind == "running", "it is of another job"
+        sweep.end({"job-1"})
+        deadline = time.monotonic() + 30
+        while runner.status(directory.place).kind == "running":
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        sweep.end({"job-1"})
+        assert directory.place.root.exists(), "what was not fetched may be looked for"
+        directory.set_finished({"result": {}, "findings": []})
+        assert unfinished_computations(str(tmp_path)) == []
     finally:
         runner.remove(directory.place)
 

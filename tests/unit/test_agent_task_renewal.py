@@ -13,9 +13,10 @@ import pytest
 from input_bucket import Bucket
 from task_desk import TaskDesk, task_spec
 
+from holdfast.agent.jobs import task_inputs
 from holdfast.agent.jobs.context import JobContext
 from holdfast.agent.jobs.task_directory import Identity, TaskDirectory
-from holdfast.agent.jobs.task_inputs import fetch_inputs
+from holdfast.agent.jobs.task_inputs import Fetched, fetch_inputs
 from holdfast.agent.jobs.task_inputs_renewal import InputsRenewal
 from holdfast.agent.jobs.task_notebook import Notebook
 from holdfast.agent.jobs.task_spec import Input
@@ -63,6 +64,7 @@ class Instance:
             parsed(task_spec("true", inputs=self.inputs)),
             self.notebook,
             os.fsencode(self.job),
+            aside=self.directory.incoming,
             find=self.found.append,
         )
 
@@ -77,6 +79,23 @@ class Instance:
             assert time.monotonic() < deadline
             time.sleep(0.01)
             self.renewal.act(orders)
+
+    @property
+    def incoming(self) -> Path:
+        return Path(os.fsdecode(self.directory.incoming))
+
+    def parts(self) -> list[str]:
+        return os.listdir(self.incoming) if self.incoming.exists() else []
+
+    def fetch(self, inputs: list[Input], newer_than: datetime) -> Fetched:
+        return fetch_inputs(
+            self.context,
+            inputs,
+            os.fsencode(self.job),
+            aside=self.directory.incoming,
+            check=lambda: None,
+            newer_than=newer_than,
+        )
 
     def files(self) -> dict[str, bytes]:
         return {
@@ -166,8 +185,10 @@ def test_a_stop_leaves_nothing_behind(instance: Instance) -> None:
     instance.bucket.held.set()
     orders = wish(later(2))
     instance.renewal.act(orders)
-    instance.wait(lambda: len(list(instance.job.iterdir())) == 2, orders)
+    instance.wait(lambda: instance.parts(), orders)
+    assert instance.files() == {"a": b"first"}, "a part of it is not where a capture looks"
     instance.renewal.stop()
+    assert instance.parts() == []
     assert instance.files() == {"a": b"first"}
     assert instance.notebook.inputs_at is None
     assert instance.said == ["The renewal of the inputs was left off: the task ends."]
@@ -181,15 +202,31 @@ def test_what_a_killed_attempt_has_left_goes_with_the_next(instance: Instance) -
     instance.bucket.held.set()
     orders = wish(later(2))
     instance.renewal.act(orders)
-    instance.wait(lambda: len(instance.files()) == 1, orders)
-    (left,) = instance.files()
-    assert left != "a"
+    instance.wait(lambda: instance.parts(), orders)
+    (left,) = instance.parts()
     instance.renewal.stop()
     instance.bucket.held.clear()
-    (instance.job / left).write_bytes(b"a part of it")
+    (instance.incoming / left).write_bytes(b"a part of it")
+    (instance.incoming / "of another version").write_bytes(b"")
     instance.attempt()
     instance.act(orders)
+    assert instance.parts() == []
     assert instance.files() == {"a": bytes(8 << 20)}
+
+
+def test_a_file_has_the_label_of_the_directory_that_it_comes_into(
+    instance: Instance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SELinux lets a container read what is labelled like its own; others stand in for it."""
+    monkeypatch.setattr(task_inputs, "_LABEL", "user.label")
+    try:
+        os.setxattr(instance.job, "user.label", b"of the container")
+    except OSError as error:
+        pytest.skip(f"this file system has no such attributes: {error.strerror}")
+    instance.bucket.put("in/a", b"1", later(1))
+    instance.act(wish(later(2)))
+    assert os.getxattr(instance.incoming, "user.label") == b"of the container"
+    assert instance.files() == {"a": b"1"}
 
 
 def test_a_link_in_place_of_the_directory_leads_nowhere(instance: Instance, tmp_path: Path) -> None:
@@ -209,8 +246,7 @@ def test_a_later_input_wins_also_when_it_is_older(instance: Instance) -> None:
     instance.bucket.put("high/x", b"wins", later(-1))
     (instance.job / "x").write_bytes(b"wins")
     inputs = [Input("data", "low/", "low/"), Input("data", "high/", "high/")]
-    job = os.fsencode(instance.job)
-    fetched = fetch_inputs(instance.context, inputs, job, check=lambda: None, newer_than=NOW)
+    fetched = instance.fetch(inputs, newer_than=NOW)
     assert (fetched.objects, instance.files()) == (0, {"x": b"wins"})
 
 
@@ -220,8 +256,7 @@ def test_lists_know_milliseconds(instance: Instance, shift: float, count: int) -
     since = later(0.0005)
     instance.bucket.put("in/a", b"1", since + timedelta(seconds=shift))
     inputs = [Input("data", "in/", "in/")]
-    job = os.fsencode(instance.job)
-    fetched = fetch_inputs(instance.context, inputs, job, check=lambda: None, newer_than=since)
+    fetched = instance.fetch(inputs, newer_than=since)
     assert fetched.objects == count
 
 

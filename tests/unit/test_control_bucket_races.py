@@ -13,8 +13,8 @@ from sqlalchemy import select
 from test_control_job_races import at_once
 
 from holdfast.control import uploads
-from holdfast.control.tables import Body, Bucket, Meter
-from holdfast.errors import BucketNotEmpty, NoSuchBucket, NoSuchUpload
+from holdfast.control.tables import Body, Bucket, Meter, StoredObject
+from holdfast.errors import BucketNotEmpty, Changed, NoSuchBucket, NoSuchUpload
 
 ROUNDS = 6
 
@@ -42,6 +42,30 @@ def test_of_many_puts_on_one_key_one_wins_and_no_body_leaks(shelf: Shelf) -> Non
         used = tx.scalars(select(Body).where(Body.uses > 0)).all()
     assert len(used) == 6
     assert shelf.keys(bucket) == list("abcdef")
+
+
+def test_of_many_who_put_only_a_new_object_one_does(shelf: Shelf) -> None:
+    """`If-None-Match: *`: it is decided where the object becomes one, also an empty one."""
+    bucket = shelf.bucket()
+    shelf.put(bucket, "source", 10)
+    for number in range(2 * ROUNDS):
+        key = f"lock-{number}"
+        if number % 2:
+            shelf.hide(bucket, key)
+        upload = shelf.begin(bucket, key)
+        parts = [shelf.part(bucket, upload, 1)]
+        put = partial(shelf.put, bucket, key, only_new=True)
+        acts: list[Callable[[], object]] = [
+            *(partial(put, pieces=shelf.pieces(bucket, size)) for size in range(1, 4)),
+            *[partial(put, pieces=[], etag="d41d8cd98f00b204e9800998ecf8427e")] * 3,
+            *[partial(shelf.copy, bucket, "source", bucket, key, only_new=True)] * 2,
+            partial(shelf.complete, bucket, upload, parts, only_new=True),
+        ]
+        results = at_once(acts)
+        assert len(kinds(results, Changed)) == len(acts) - 1
+        (done,) = (each for each in results if isinstance(each, StoredObject))
+        assert shelf.world.again(done).etag == done.etag
+        shelf.check()
 
 
 def test_counters_hold_when_all_write_at_once(shelf: Shelf) -> None:

@@ -16,6 +16,7 @@ from holdfast.control.object_list import end_of
 from holdfast.control.principal import ALL_RIGHTS, Right
 from holdfast.control.tables import AuditEntry, Body, Bucket, StoredObject
 from holdfast.errors import (
+    Changed,
     CreditExhausted,
     Forbidden,
     NoSuchBucket,
@@ -79,6 +80,26 @@ def test_a_put_that_is_repeated_is_found_done(shelf: Shelf, bucket: Bucket) -> N
     only_new = shelf.world.principal(rights=ALL_RIGHTS - {Right.DELETE})
     again = shelf.put(bucket, "a", pieces=pieces, who=only_new)
     assert (again.id, again.modified_at) == (first.id, first.modified_at)
+    shelf.check()
+
+
+def test_a_put_of_only_a_new_object_that_is_repeated_is_found_done(
+    shelf: Shelf, bucket: Bucket
+) -> None:
+    """A gateway whose answer was lost asks again with the bodies that it has stored."""
+    pieces = shelf.pieces(bucket, 10)
+    first = shelf.put(bucket, "a", pieces=pieces, only_new=True)
+    assert shelf.put(bucket, "a", pieces=pieces, only_new=True).id == first.id
+    with pytest.raises(Changed, match="nothing was changed"):
+        shelf.put(bucket, "a", 10, only_new=True)
+    with pytest.raises(Changed):
+        shelf.copy(bucket, "a", bucket, "a", only_new=True)
+    assert head(shelf, bucket, "a").etag == first.etag
+    shelf.put(bucket, "empty", pieces=[], only_new=True)
+    with pytest.raises(Changed):
+        shelf.put(bucket, "empty", pieces=[], only_new=True)
+    shelf.delete(bucket, "a")
+    shelf.put(bucket, "a", 10, only_new=True)
     shelf.check()
 
 

@@ -22,8 +22,9 @@ from holdfast.control import (
     sources,
     tasks,
 )
+from holdfast.control.forsaken import forsaken
 from holdfast.control.principal import Right
-from holdfast.control.tables import AuditEntry, Bucket, Job, Snapshot, Source, Task
+from holdfast.control.tables import AuditEntry, Bucket, Host, Job, Snapshot, Source, Task
 from holdfast.errors import (
     BadPattern,
     CreditExhausted,
@@ -426,6 +427,27 @@ def test_a_restarted_agent_attaches_and_a_lost_host_fails(world: World, made: Ta
     (instance,) = made.instances(task)
     assert (instance.state, instance.error_code) == ("failed", "host_lost")
     assert world.again(task).state == "Failure"
+
+
+def test_a_host_that_comes_back_is_told_which_computations_are_forsaken(
+    world: World, made: Tasks
+) -> None:
+    host, other = made.host(), made.host()
+    _, job = made.running(host)
+
+    def told(asking: Host = host) -> list[str]:
+        with world.database.read() as tx:
+            return forsaken(tx, world.agent(asking), [job.id, "another"])
+
+    assert told() == [], "it is attended"
+    world.advance(seconds=jobs.LEASE_SECONDS)
+    made.runs.expire()
+    assert told() == [], "an attempt may attach to it"
+    world.advance(seconds=301)
+    made.runs.expire()
+    assert world.again(job).state == "failed"
+    assert told() == [job.id]
+    assert told(other) == []
 
 
 def test_an_aborted_task_of_a_lost_host_is_cancelled(world: World, made: Tasks) -> None:

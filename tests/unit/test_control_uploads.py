@@ -12,7 +12,14 @@ from control_world import World
 from holdfast.control import uploads
 from holdfast.control.principal import ALL_RIGHTS, Right
 from holdfast.control.tables import Body, Bucket, Upload
-from holdfast.errors import Forbidden, InvalidPart, NoSuchUpload, PartTooSmall, UsageError
+from holdfast.errors import (
+    Changed,
+    Forbidden,
+    InvalidPart,
+    NoSuchUpload,
+    PartTooSmall,
+    UsageError,
+)
 
 
 @pytest.fixture
@@ -72,6 +79,20 @@ def test_etags_are_taken_as_clients_write_them(shelf: Shelf, bucket: Bucket) -> 
     part = shelf.part(bucket, upload, 1)
     made = shelf.complete(bucket, upload, [(1, f'"{part.etag.upper()}"')])
     assert made.etag == uploads.etag_of([part.etag])
+
+
+def test_only_a_new_object_is_made_and_otherwise_the_upload_stays(
+    shelf: Shelf, bucket: Bucket
+) -> None:
+    shelf.put(bucket, "big", 5)
+    upload = shelf.begin(bucket, "big")
+    part = shelf.part(bucket, upload, 1, 3)
+    with pytest.raises(Changed):
+        shelf.complete(bucket, upload, [part], only_new=True)
+    shelf.delete(bucket, "big")
+    made = shelf.complete(bucket, upload, [part], only_new=True)
+    assert shelf.complete(bucket, upload, [part], only_new=True).id == made.id
+    shelf.check()
 
 
 def test_the_object_replaces_what_was_there(shelf: Shelf, bucket: Bucket) -> None:

@@ -35,7 +35,10 @@ _ANSWER_SECONDS: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class ClaimedJob:
-    """One job under lease: what is to be done, and where the repository is."""
+    """One job under lease: what is to be done, and where the repository is.
+
+    `source` is the repository that a copy is made from; other jobs have none.
+    """
 
     id: str
     kind: str
@@ -46,6 +49,7 @@ class ClaimedJob:
     account_id: str
     correlation_id: str
     repository: dict[str, Any] | None
+    source: dict[str, Any] | None = None
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> ClaimedJob:
@@ -60,15 +64,20 @@ class ClaimedJob:
             account_id=str(job.get("account_id", "")),
             correlation_id=str(job.get("correlation_id", "")),
             repository=document.get("repository"),
+            source=document.get("source"),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """The answer to a heartbeat: when the next one is due, and which jobs are to stop."""
+    """The answer to a heartbeat: when the next one is due, and which jobs are to stop.
+
+    `forsaken` are jobs that have ended and whose computations were said to be here.
+    """
 
     interval_seconds: float
     stop: tuple[str, ...]
+    forsaken: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,20 +124,26 @@ class ControlClient:
         return str(answer["host_id"]), str(answer["credential"])
 
     def heartbeat(
-        self, instance: str, *, inventory: object, running: Sequence[Mapping[str, Any]]
+        self,
+        instance: str,
+        *,
+        inventory: object,
+        running: Sequence[Mapping[str, Any]],
+        computations: Sequence[str] = (),
     ) -> Beat:
-        answer = self._post(
-            "heartbeat",
-            {
-                "instance": instance,
-                "version": __version__,
-                "inventory": inventory,
-                "running": list(running),
-            },
-        )
+        body = {
+            "instance": instance,
+            "version": __version__,
+            "inventory": inventory,
+            "running": list(running),
+        }
+        if computations:
+            body["computations"] = list(computations)
+        answer = self._post("heartbeat", body)
         return Beat(
             float(answer.get("interval_seconds", 15)),
             tuple(str(each) for each in answer.get("stop") or ()),
+            tuple(str(each) for each in answer.get("forsaken") or ()),
         )
 
     def claim(

@@ -24,6 +24,7 @@ from typing import Any, Final
 import structlog
 
 from holdfast import __version__
+from holdfast.agent import drill_scratch
 from holdfast.agent.client import ControlClient
 from holdfast.agent.credential import Credential, read_credential
 from holdfast.agent.delivery import deliver
@@ -33,7 +34,7 @@ from holdfast.agent.room import TASK_KIND, Room
 from holdfast.agent.running_job import ChildOrder, RunningJob, boot_seconds
 from holdfast.agent.settings import DEFAULT_ROOTS, AgentSettings
 from holdfast.agent.spool import Spool
-from holdfast.agent.task_sweep import TaskSweep
+from holdfast.agent.task_sweep import TaskSweep, unfinished_computations
 from holdfast.errors import (
     Forbidden,
     HoldfastError,
@@ -50,6 +51,7 @@ _FIRST_LOOK_SECONDS: Final = 5.0
 _REFUSALS: Final = 3
 _LEAVE_SECONDS: Final = 10.0
 _SWEEP_SECONDS: Final = 60.0
+_MOST_COMPUTATIONS: Final = 1000
 _PR_SET_PDEATHSIG: Final = 1
 _MOST_WORKERS: Final = 8
 
@@ -74,6 +76,8 @@ class Agent:
             settings.roots, task_slots=settings.task_slots, runners=settings.runners
         )
         self._seen: dict[str, Any] | None = None
+        self._computations: list[str] = []
+        self._forsaken: set[str] = set()
         self._looked = threading.Event()
         self._order = ChildOrder(_host(settings, ca_certificate), credential.secret)
         self._whole = Room(settings.max_jobs, settings.task_slots)
@@ -81,6 +85,7 @@ class Agent:
         self._unreported: dict[str, int] = {}
         self._free = threading.Condition()
         self._stopping = threading.Event()
+        self._drill_ended = threading.Event()
         self._failure: HoldfastError | None = None
         self._heard_since: datetime | None = None
 
@@ -93,6 +98,7 @@ class Agent:
                 ("heartbeat", self._beat),
                 ("claim", self._work),
                 ("sweep", self._sweep),
+                ("drills", self._sweep_drills),
             )
         ]
         for thread in threads:
@@ -105,6 +111,7 @@ class Agent:
     def stop(self) -> None:
         """End soon: jobs are stopped and will be done again."""
         self._stopping.set()
+        self._drill_ended.set()
         with self._free:
             self._free.notify_all()
 
@@ -130,6 +137,7 @@ class Agent:
             with self._free:
                 count = len(self._jobs)
                 tasks = sum(each.job.kind == TASK_KIND for each in self._jobs.values())
+            self._computations = unfinished_computations(self._settings.tasks)
             self._seen = self._inventory.document(count, tasks)
             self._looked.set()
             if self._stopping.wait(_HEARTBEAT_SECONDS):
@@ -148,6 +156,7 @@ class Agent:
                     self.instance,
                     inventory=self._seen or {},
                     running=[{"job_id": k, "attempt": v} for k, v in sorted(running.items())],
+                    computations=self._computations[:_MOST_COMPUTATIONS],
                 )
             except HoldfastError as error:
                 self._heard_since = None
@@ -161,16 +170,37 @@ class Agent:
             pause = max(1.0, beat.interval_seconds)
             with self._free:
                 unwanted = [self._jobs[name] for name in beat.stop if name in self._jobs]
+                # Whoever attends one ends it; the others have nobody.
+                self._forsaken = set(beat.forsaken) - {*self._unreported, *self._jobs}
+                if self._forsaken:
+                    self._free.notify_all()
             for job in unwanted:
                 job.cancel()
 
     def _sweep(self) -> None:
         # Apart from everything else: a large directory takes long to remove.
         sweep = TaskSweep(self._settings.tasks, self._settings.runners)
-        while not self._stopping.wait(_SWEEP_SECONDS):
+        while True:
             with self._free:
+                self._free.wait_for(
+                    lambda: self._stopping.is_set() or bool(self._forsaken), _SWEEP_SECONDS
+                )
+                if self._stopping.is_set():
+                    return
                 running = {*self._unreported, *self._jobs}
+                forsaken, self._forsaken = self._forsaken - running, set()
+            if forsaken:
+                sweep.end(forsaken)
             sweep.sweep(datetime.now(UTC), running=running, heard_since=self._heard_since)
+
+    def _sweep_drills(self) -> None:
+        # At the start and after each drill, too: what was killed may hold much room.
+        while True:
+            self._drill_ended.clear()
+            if self._stopping.is_set():
+                return
+            drill_scratch.sweep(self._settings.drills)
+            self._drill_ended.wait(drill_scratch.SWEEP_SECONDS)
 
     # Claiming
 
@@ -255,6 +285,8 @@ class Agent:
             if self._jobs.get(job.job.id) is job:
                 del self._jobs[job.job.id]
             self._free.notify_all()
+        if job.job.kind == drill_scratch.DRILL_KIND:
+            self._drill_ended.set()
 
     def _refused(self, error: HoldfastError, refusals: int) -> int:
         """Count refusals of the credential; several in a row are the end."""
@@ -368,6 +400,7 @@ def _host(settings: AgentSettings, certificate: str | None) -> Mapping[str, Any]
         "state_directory": settings.state_directory,
         "cache_directory": settings.cache_directory,
         "task_directory": settings.tasks,
+        "drill_directory": settings.drills,
         "podman": list(settings.podman),
         "podman_run": list(settings.podman_run),
         "ca_certificate": certificate,

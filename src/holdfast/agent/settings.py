@@ -36,6 +36,7 @@ _PATHS: Final = frozenset(
         "state_directory",
         "cache_directory",
         "task_directory",
+        "drill_directory",
         "ca_certificate_file",
     }
 )
@@ -67,6 +68,7 @@ class AgentSettings:
     cancel_grace_seconds: int = 30
     task_slots: int = 0
     task_directory: str = ""
+    drill_directory: str = ""
     podman: tuple[str, ...] = RUNNER_DEFAULTS.podman
     podman_run: tuple[str, ...] = RUNNER_DEFAULTS.podman_run
 
@@ -103,6 +105,11 @@ class AgentSettings:
     def tasks(self) -> str:
         """The directory in which tasks live."""
         return self.task_directory or os.path.join(self.state_directory, "tasks")
+
+    @property
+    def drills(self) -> str:
+        """The directory in which drills restore."""
+        return self.drill_directory or os.path.join(self.state_directory, "drills")
 
     @property
     def runners(self) -> RunnerOptions:

@@ -22,6 +22,8 @@ from holdfast.api.hosts import NewRoot, plain_roots
 from holdfast.api.operation import largest_body, router
 from holdfast.control import gateway_access, hosts, jobs
 from holdfast.control.database import Tx
+from holdfast.control.forsaken import forsaken
+from holdfast.control.gateway_access import RepositoryKey
 from holdfast.control.jobs import JobError, LogLine
 from holdfast.control.principal import Right
 from holdfast.edge.answers import nothing, plain
@@ -63,19 +65,27 @@ class RunningJob(Body):
 
 
 class Heartbeat(Body):
-    """That an agent is alive, and how its machine is."""
+    """That an agent is alive, and how its machine is.
+
+    `computations` are jobs whose computations were begun on it, and did not end there.
+    """
 
     instance: Instance
     version: Version = ""
     inventory: JsonObject = Field(default_factory=dict)
     running: Annotated[list[RunningJob], Field(max_length=200)] = Field(default_factory=list)
+    computations: Annotated[list[Id], Field(max_length=1000)] = Field(default_factory=list)
 
 
 class HeartbeatAnswer(Document):
-    """When to come again, and which jobs to stop."""
+    """When to come again, and which jobs to stop.
+
+    `forsaken` are those of the computations that go on for a job that has ended.
+    """
 
     interval_seconds: int
     stop: list[str]
+    forsaken: list[str]
 
 
 class Room(Body):
@@ -107,18 +117,20 @@ class ClaimedJob(Document):
 
 
 class ClaimedRepository(Document):
-    """Where it is to be done, through the gateway."""
+    """Where it is to be done, through the gateway; `exists` where it was made already."""
 
     id: str
     url: str
     password: str
+    exists: bool
 
 
 class Claimed(Document):
-    """A job under a lease, and what it needs."""
+    """A job under a lease, and what it needs. `source` is what a copy is made from."""
 
     job: ClaimedJob
     repository: ClaimedRepository | None
+    source: ClaimedRepository | None = None
 
 
 class NewLine(Body):
@@ -225,7 +237,10 @@ def beat(call: AskedByAgent, body: Heartbeat) -> Response:
             running=running,
             now=call.now,
         )
-    return plain(HeartbeatAnswer(interval_seconds=hosts.HEARTBEAT_SECONDS, stop=stop))
+        ended = forsaken(tx, call.who, body.computations)
+    return plain(
+        HeartbeatAnswer(interval_seconds=hosts.HEARTBEAT_SECONDS, stop=stop, forsaken=ended)
+    )
 
 
 @routes.post("/agent/claim", response_model=Claimed, responses={204: {"description": "No work."}})
@@ -326,14 +341,8 @@ def _try_to_claim(call: Call, wish: Claim) -> Claimed | None:
         )
         if job is None:
             return None
-        access = gateway_access.repository_of_job(tx, job, keys=call.keys)
-        repository = None
-        if access is not None:
-            repository = ClaimedRepository(
-                id=access.repository_id,
-                url=call.deployment.repository_url(access.repository_id),
-                password=access.password,
-            )
+        repository = gateway_access.repository_of_job(tx, job, keys=call.keys)
+        source = gateway_access.source_of_job(tx, job, keys=call.keys)
         return Claimed(
             job=ClaimedJob(
                 id=job.id,
@@ -345,8 +354,21 @@ def _try_to_claim(call: Call, wish: Claim) -> Claimed | None:
                 account_id=job.account_id,
                 correlation_id=job.correlation_id,
             ),
-            repository=repository,
+            repository=_place(call, repository),
+            source=_place(call, source),
         )
+
+
+def _place(call: Call, access: RepositoryKey | None) -> ClaimedRepository | None:
+    """Where a repository is reached and what opens it."""
+    if access is None:
+        return None
+    return ClaimedRepository(
+        id=access.repository_id,
+        url=call.deployment.repository_url(access.repository_id),
+        password=access.password,
+        exists=access.exists,
+    )
 
 
 def _waiting_hosts(call: Call) -> Callable[[], set[str | None]]:

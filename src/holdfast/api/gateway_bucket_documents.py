@@ -306,13 +306,17 @@ class OneObject(AskOfBucket):
 
 
 class PutObject(OneObject):
-    """Bytes were stored as `bodies`; they are an object now, in place of what was there."""
+    """Bytes were stored as `bodies`; they are an object now, in place of what was there.
+
+    With `only_new` there must have been none: 412 `changed` otherwise.
+    """
 
     bodies: Pieces
     size_bytes: Bytes
     etag: ETag
     content_type: ContentType = UNTYPED
     headers: Headers = Field(default_factory=dict)
+    only_new: Boolean = False
 
 
 class CopyObject(OneObject):
@@ -322,6 +326,7 @@ class CopyObject(OneObject):
     source_key: Key
     content_type: ContentType | None = None
     headers: Headers | None = None
+    only_new: Boolean = False
 
 
 class ManyKeys(AskOfBucket):
@@ -370,6 +375,7 @@ class CompleteUpload(OneUpload):
     """Make an object of these parts."""
 
     parts: Annotated[list[NamedPart], Field(max_length=10_000)]
+    only_new: Boolean = False
 
 
 class ListUploads(AskOfBucket):

@@ -223,6 +223,7 @@ def gateway_put_object(call: AskedByGateway, body: PutObject) -> Response:
             etag=body.etag,
             content_type=body.content_type,
             headers=body.headers,
+            only_new=body.only_new,
             now=call.now,
         ),
     )
@@ -244,6 +245,7 @@ def gateway_copy_object(call: AskedByGateway, body: CopyObject) -> Response:
             source_key=body.source_key,
             content_type=body.content_type,
             headers=body.headers,
+            only_new=body.only_new,
             now=call.now,
         ),
     )
@@ -349,6 +351,7 @@ def gateway_complete_upload(call: AskedByGateway, body: CompleteUpload) -> Respo
             body.key,
             body.upload_id,
             parts=[(each.number, each.etag) for each in body.parts],
+            only_new=body.only_new,
             now=call.now,
         ),
     )

@@ -26,9 +26,10 @@ from uuid import uuid4
 from sqlalchemy import delete, literal_column, select
 
 from holdfast.control import regions
+from holdfast.control.buckets import lock_counters
 from holdfast.control.database import Tx
 from holdfast.control.sealing import MasterKeys
-from holdfast.control.tables import Body, Bucket, Region, Repository
+from holdfast.control.tables import Body, Region, Repository
 from holdfast.errors import NotFound, NotReady, UsageError
 
 RESERVED_FOR: Final = timedelta(hours=24)
@@ -168,14 +169,7 @@ def _add(tx: Tx, stored: Counter[str], objects: Counter[str]) -> None:
     wanted = sorted({each for each in (*stored, *objects) if stored[each] or objects[each]})
     if not wanted:
         return
-    rows = tx.scalars(
-        select(Bucket)
-        .where(Bucket.id.in_(wanted))
-        .order_by(Bucket.id)
-        .with_for_update(key_share=True)
-        .execution_options(populate_existing=True)
-    ).all()
-    for row in rows:
+    for row in lock_counters(tx, wanted):
         row.stored_bytes += stored[row.id]
         row.objects += objects[row.id]
     tx.flush()

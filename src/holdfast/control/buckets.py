@@ -162,16 +162,24 @@ def meter(tx: Tx, *, now: datetime) -> int:
     metered = 0
     for account_id, ids in behind.items():
         lock_account(tx, account_id)
-        rows = tx.scalars(
-            select(Bucket)
-            .where(Bucket.id.in_(ids))
-            .order_by(Bucket.id)
-            .with_for_update(key_share=True)
-            .execution_options(populate_existing=True)
-        ).all()
+        rows = lock_counters(tx, ids)
         set_meters(tx, rows, now=now)
         metered += len(rows)
     return metered
+
+
+def lock_counters(tx: Tx, ids: Sequence[str]) -> Sequence[Bucket]:
+    """Buckets with what they count, locked in the order of their ids; one that is gone is not.
+
+    Others who have a bucket stay go on beside it.
+    """
+    return tx.scalars(
+        select(Bucket)
+        .where(Bucket.id.in_(ids))
+        .order_by(Bucket.id)
+        .with_for_update(key_share=True)
+        .execution_options(populate_existing=True)
+    ).all()
 
 
 def set_meters(tx: Tx, rows: Sequence[Bucket], *, now: datetime) -> None:

@@ -27,7 +27,7 @@ from holdfast.control.database import Tx
 from holdfast.control.object_list import is_utf8
 from holdfast.control.principal import Principal, Right
 from holdfast.control.tables import Account, Bucket, StoredObject
-from holdfast.errors import Conflict, NoSuchKey, UsageError
+from holdfast.errors import Changed, Conflict, NoSuchKey, UsageError
 
 UNTYPED: Final = "binary/octet-stream"
 MAX_KEYS: Final = 1000
@@ -45,16 +45,24 @@ def put(
     etag: str,
     content_type: str = UNTYPED,
     headers: Mapping[str, str] | None = None,
+    only_new: bool = False,
     now: datetime,
 ) -> StoredObject:
-    """An object of these bodies, in place of what was there; repeated, it is found done."""
+    """An object of these bodies, in place of what was there; repeated, it is found done.
+
+    With `only_new` raises `Changed` where there is an object of other bodies.
+    """
     may_write(who, Right.CREATE)
     check_size(bodies, size)
     check_may_add(tx, bucket, size)
     keep(tx, bucket)
     row = locked(tx, bucket, key, now=now)
-    if not row.hidden and row.etag == etag and row.bodies == kept_as(bodies):
+    is_done = not row.hidden and row.etag == etag and row.bodies == kept_as(bodies)
+    # An empty object has no body of its own by which a repetition could be known.
+    if is_done and (bodies or not only_new):
         return row
+    if only_new:
+        check_new(row)
     place(
         tx,
         who,
@@ -91,9 +99,14 @@ def copy(
     source_key: str,
     content_type: str | None = None,
     headers: Mapping[str, str] | None = None,
+    only_new: bool = False,
     now: datetime,
 ) -> StoredObject:
-    """The same object under another key; with `headers` those are its own. No byte moves."""
+    """The same object under another key; with `headers` those are its own. No byte moves.
+
+    With `only_new` raises `Changed` where there is an object, also when it is repeated: two
+    who copy the same one could not be told apart.
+    """
     who.require(Right.READ)
     may_write(who, Right.CREATE)
     if source_bucket.repository_id != bucket.repository_id:
@@ -116,6 +129,8 @@ def copy(
     if source is None or source.hidden:
         raise _nothing(source_bucket, source_key)
     assert row is not None
+    if only_new:
+        check_new(row)
     place(
         tx,
         who,
@@ -193,6 +208,15 @@ def locked(tx: Tx, bucket: Bucket, key: str, *, now: datetime) -> StoredObject:
         # Of two who make it, one waits here for the other and finds its row.
         tx.execute(insert(StoredObject).values(empty).on_conflict_do_nothing())
     raise Conflict(f"The object {key[:80]!r} is put and deleted by others all the time; try again.")
+
+
+def check_new(row: StoredObject) -> None:
+    """`Changed` unless there is no object under a locked row's key."""
+    if not row.hidden:
+        raise Changed(
+            f"There is an object {row.key[:80]!r} by now, and only a new one was to be put; "
+            "nothing was changed. Read that one, or choose another key."
+        )
 
 
 def place(

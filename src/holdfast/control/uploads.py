@@ -145,11 +145,13 @@ def complete(
     upload_id: str,
     *,
     parts: Sequence[tuple[int, str]],
+    only_new: bool = False,
     now: datetime,
 ) -> StoredObject:
     """The object of these parts, given by number and ETag; parts that are not named go.
 
     Repeated after its answer was lost, it returns the object that was made of the same parts.
+    With `only_new` raises `Changed` where there is another one; the upload stays then.
     """
     may_write(who, Right.CREATE)
     if not 1 <= len(parts) <= MAX_PARTS:
@@ -174,6 +176,8 @@ def complete(
     chosen = _chosen(stored, wanted)
     left = [each for number, each in stored.items() if number not in set(numbers)]
     row = objects.locked(tx, bucket, key, now=now)
+    if only_new:
+        objects.check_new(row)
     tx.execute(delete(UploadPart).where(UploadPart.upload_id == upload.id))
     tx.delete(upload)
     objects.place(

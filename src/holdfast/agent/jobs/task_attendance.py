@@ -76,7 +76,9 @@ class Attendance:
             "captures", lambda: opened_capturer(context, spec, job, within=within)
         )
         self._previews = TaskPreviews(mailbox, job, within=within)
-        self._renewal = InputsRenewal(context, spec, self._notebook, job, find=self._find)
+        self._renewal = InputsRenewal(
+            context, spec, self._notebook, job, aside=directory.incoming, find=self._find
+        )
         self._findings: dict[tuple[str, str], Finding] = {}
         self._aborted = False
         self._status = RunnerStatus(kind="running")

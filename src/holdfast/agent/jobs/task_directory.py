@@ -5,6 +5,7 @@
     agent/prepared                  everything was copied into job/
     agent/started.json              the runner was asked to start, written before it is
     agent/state.json                what an attempt hands on to the next
+    agent/incoming/                 an input that is not whole yet
     agent/reports/                  ends of snapshots that were not heard yet
     agent/finished.json             how it all ended; then the directory may go
 
@@ -55,6 +56,11 @@ class TaskDirectory:
             os.path.realpath(os.fsencode(above)), os.fsencode(instance_id), b"job"
         )
         """Where the job's directory really is: a link in its stead leads to no other one."""
+
+    @property
+    def incoming(self) -> bytes:
+        """Where an input lies until it is whole: on the file system of the job's directory."""
+        return os.fsencode(self._notes / "incoming")
 
     def make(self, identity: Identity) -> None:
         """Make it, empty but for the notes; what a preparation before has left is removed."""

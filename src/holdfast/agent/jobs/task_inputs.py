@@ -4,8 +4,8 @@ Objects come through the region's gateway with the host's credential, one after 
 never whole in memory. Each is written below the directory or not at all: names that climb,
 and links that a restored state holds, lead nowhere. Invariants: room is looked at before
 anything is fetched; what was fetched has the size, and where it is known the digest, that
-the bucket says; whoever reads in the directory sees a file as it was or as it is, never a
-part of it.
+the bucket says; whoever reads or lists the directory, a capture too, sees a file as it was or
+as it is, never a part of it: that lies aside, on the same file system, until it is whole.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ _PAGE: Final = 1000
 _ATTEMPTS: Final = 5
 _TIMEOUT: Final = httpx.Timeout(60.0, connect=10.0)
 _WALK: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_PART: Final = "part"
+_LABEL: Final = "security.selinux"
 _MAKE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -77,6 +79,7 @@ def fetch_inputs(
     inputs: Sequence[Input],
     directory: bytes,
     *,
+    aside: bytes,
     check: Callable[[], None],
     newer_than: datetime | None = None,
 ) -> Fetched:
@@ -85,10 +88,13 @@ def fetch_inputs(
     With `newer_than` only objects that came or were replaced after it; a file that is there
     already is replaced, and nothing is removed.
 
+    `aside` is a directory for what is not whole yet, of which nobody else makes use; it is
+    made, and what a killed attempt has left there goes.
+
     `check` is called between pieces and may raise, to stop. Raises `NotFound` where a bucket
     or an object is not there (any more), `TargetFull` where there is not enough room.
     """
-    with _gateway(context) as gateway:
+    with _gateway(context) as gateway, _emptied(aside, like=directory) as incoming:
         found, findings = _wanted(gateway, inputs, check, newer_than)
         total = sum(each.size_bytes for each in found)
         _check_room(directory, total)
@@ -97,7 +103,7 @@ def fetch_inputs(
         count = done = 0
         for number, wanted in enumerate(found):
             report(Progress("inputs", number, len(found), done, total, wanted.key))
-            if not gateway.copy(wanted, directory, check):
+            if not gateway.copy(wanted, directory, incoming, check):
                 findings.append(
                     Finding("input_left_out", _IN_THE_WAY, f"{wanted.bucket}/{wanted.key}")
                 )
@@ -211,8 +217,13 @@ class _Gateway:
 
         return _again(ask, check)
 
-    def copy(self, each: InputObject, directory: bytes, check: Callable[[], None]) -> bool:
-        """Write one object below the directory; False where something is in its way."""
+    def copy(
+        self, each: InputObject, directory: bytes, incoming: int, check: Callable[[], None]
+    ) -> bool:
+        """Write one object below the directory; False where something is in its way.
+
+        `incoming` is a descriptor of the directory for what is not whole yet.
+        """
         above = _above(directory, each.path[:-1])
         if above is None:
             return False
@@ -220,7 +231,9 @@ class _Gateway:
             name = each.path[-1]
             if _is_directory(name, above):
                 return False
-            _again(lambda: self._write(each, name, above, check), check)
+            _again(lambda: self._write(each, incoming, check), check)
+            # In the stead of what an earlier input, a restored state or the command has there.
+            os.rename(_PART, name, src_dir_fd=incoming, dst_dir_fd=above)
         except OSError as error:
             kind = TargetFull if error.errno == errno.ENOSPC else TargetError
             raise kind(f"/job/{'/'.join(each.path)} cannot be written: {error.strerror}.") from None
@@ -228,15 +241,12 @@ class _Gateway:
             os.close(above)
         return True
 
-    def _write(self, each: InputObject, name: str, above: int, check: Callable[[], None]) -> None:
+    def _write(self, each: InputObject, incoming: int, check: Callable[[], None]) -> None:
         url = f"{self._url}/{quote(each.bucket, safe='')}/objects/{quote(each.key, safe='/')}"
         what = f"the object {each.key} of the bucket {each.bucket}"
         size, digest = 0, hashlib.md5(usedforsecurity=False)
         began = time.monotonic()
-        beside = _beside(name)
-        with suppress(FileNotFoundError):
-            os.unlink(beside, dir_fd=above)  # of an attempt that was killed
-        descriptor = os.open(beside, _MAKE, 0o644, dir_fd=above)
+        descriptor = os.open(_PART, _MAKE, 0o644, dir_fd=incoming)
         try:
             with open(descriptor, "wb") as file, self._client.stream("GET", url) as response:
                 if not response.is_success:
@@ -250,11 +260,8 @@ class _Gateway:
                     self._slow_down(size, began)
             _compare(each, size, digest.hexdigest(), what)
             check()
-            # In the stead of what an earlier input, a restored state or the command has there.
-            os.rename(beside, name, src_dir_fd=above, dst_dir_fd=above)
         except BaseException:
-            with suppress(FileNotFoundError):
-                os.unlink(beside, dir_fd=above)
+            os.unlink(_PART, dir_fd=incoming)
             raise
 
     def _slow_down(self, size: int, began: float) -> None:
@@ -320,10 +327,23 @@ def _is_directory(name: str, above: int) -> bool:
         return False
 
 
-def _beside(name: str) -> str:
-    """Where a file is written before it has its name: the same for each attempt, and short."""
-    digest = hashlib.sha256(os.fsencode(name)).hexdigest()
-    return f".{digest[:16]}.holdfast-input"
+@contextmanager
+def _emptied(aside: bytes, *, like: bytes) -> Iterator[int]:
+    """A descriptor of an empty directory, whose files may be moved into the one it is `like`."""
+    with suppress(FileExistsError):
+        os.mkdir(aside, 0o700)
+    descriptor = os.open(aside, _WALK)
+    try:
+        for name in os.listdir(descriptor):
+            os.unlink(name, dir_fd=descriptor)
+        # A file has the label of the directory that it was made in, and keeps it. Without
+        # SELinux there is none; who may not give it has not given one to the directory either.
+        with suppress(OSError):
+            label = os.getxattr(like, _LABEL, follow_symlinks=False)
+            os.setxattr(aside, _LABEL, label, follow_symlinks=False)
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _again(act: Callable[[], T], check: Callable[[], None]) -> T:

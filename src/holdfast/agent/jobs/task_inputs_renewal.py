@@ -27,7 +27,7 @@ _STOP_SECONDS: Final = 5.0
 
 
 class InputsRenewal:
-    """One instance's. `find` tells a finding."""
+    """One instance's. `aside` is where files lie until they are whole; `find` tells a finding."""
 
     def __init__(
         self,
@@ -36,9 +36,11 @@ class InputsRenewal:
         notebook: Notebook,
         directory: bytes,
         *,
+        aside: bytes,
         find: Callable[[Finding], None],
     ) -> None:
         self._context, self._spec, self._notebook, self._find = context, spec, notebook, find
+        self._aside = aside
         self._copying: SideWork[bytes] = SideWork("inputs", lambda: nullcontext(directory))
         self._tried: datetime | None = notebook.inputs_at
 
@@ -67,7 +69,12 @@ class InputsRenewal:
 
     def _copy(self, directory: bytes, *, newer_than: datetime) -> Fetched:
         return fetch_inputs(
-            self._context, self._spec.inputs, directory, check=self._check, newer_than=newer_than
+            self._context,
+            self._spec.inputs,
+            directory,
+            aside=self._aside,
+            check=self._check,
+            newer_than=newer_than,
         )
 
     def _check(self) -> None:

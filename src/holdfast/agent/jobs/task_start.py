@@ -57,7 +57,8 @@ def prepare(
             _restore(context, spec.starts_from, target, check)
         findings: tuple[Finding, ...] = ()
         if spec.inputs:
-            fetched = fetch_inputs(context, spec.inputs, target, check=check)
+            aside = directory.incoming
+            fetched = fetch_inputs(context, spec.inputs, target, aside=aside, check=check)
             context.say("info", f"Copied {fetched.objects} objects, {fetched.copied_bytes} bytes.")
             findings = fetched.findings
     except NotFound as error:

@@ -119,6 +119,7 @@ class HttpBucketIndex:
         *,
         content_type: str,
         headers: Mapping[str, str],
+        only_new: bool = False,
     ) -> Entry:
         question = _of(
             caller,
@@ -127,6 +128,7 @@ class HttpBucketIndex:
             **_stored(stored),
             content_type=content_type,
             headers=dict(headers),
+            only_new=only_new,
         )
         return _entry(self._ask("buckets/put", question))
 
@@ -138,6 +140,7 @@ class HttpBucketIndex:
         *,
         content_type: str | None,
         headers: Mapping[str, str] | None,
+        only_new: bool = False,
     ) -> Entry:
         question = _of(
             caller,
@@ -147,6 +150,7 @@ class HttpBucketIndex:
             source_key=source[1],
             content_type=content_type,
             headers=None if headers is None else dict(headers),
+            only_new=only_new,
         )
         return _entry(self._ask("buckets/copy", question))
 
@@ -198,9 +202,11 @@ class HttpBucketIndex:
         key: str,
         upload_id: str,
         parts: Sequence[tuple[int, str]],
+        *,
+        only_new: bool = False,
     ) -> Entry:
         named = [{"number": number, "etag": etag} for number, etag in parts]
-        question = _of(caller, bucket, key=key, upload_id=upload_id, parts=named)
+        question = _of(caller, bucket, key=key, upload_id=upload_id, parts=named, only_new=only_new)
         return _entry(self._ask("buckets/upload-complete", question))
 
     def abort_upload(self, caller: Caller, bucket: str, key: str, upload_id: str) -> None:

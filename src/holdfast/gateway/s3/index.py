@@ -192,7 +192,10 @@ class BucketIndex(Protocol):
         *,
         content_type: str,
         headers: Mapping[str, str],
-    ) -> Entry: ...
+        only_new: bool = False,
+    ) -> Entry:
+        """Make an object; with `only_new`, here and below, `Changed` where there is one."""
+        ...
 
     def copy(
         self,
@@ -202,6 +205,7 @@ class BucketIndex(Protocol):
         *,
         content_type: str | None,
         headers: Mapping[str, str] | None,
+        only_new: bool = False,
     ) -> Entry:
         """Copy between (bucket, key); without `headers` those of the source are kept."""
         ...
@@ -242,6 +246,8 @@ class BucketIndex(Protocol):
         key: str,
         upload_id: str,
         parts: Sequence[tuple[int, str]],
+        *,
+        only_new: bool = False,
     ) -> Entry: ...
 
     def abort_upload(self, caller: Caller, bucket: str, key: str, upload_id: str) -> None: ...

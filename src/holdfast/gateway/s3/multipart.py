@@ -106,10 +106,15 @@ async def complete_upload(buckets: Buckets, call: Call) -> Response:
     if parts[0][0] < 1 or parts[-1][0] > MOST_PARTS:
         raise S3Refused("InvalidPart", f"Part numbers are from 1 to {MOST_PARTS}.")
     bucket = await _opened(buckets, call)
-    await check_write(buckets, call, bucket)
+    only_new = await check_write(buckets, call, bucket)
     entry = await buckets.ask(
         lambda: buckets.index.complete_upload(
-            call.caller, bucket.name, call.key, call.text("uploadId"), parts
+            call.caller,
+            bucket.name,
+            call.key,
+            call.text("uploadId"),
+            parts,
+            only_new=only_new,
         )
     )
     location = str(call.request.url.replace(query=""))

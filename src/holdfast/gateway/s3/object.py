@@ -42,12 +42,18 @@ async def put_object(buckets: Buckets, call: Call) -> Response:
     expected = call.expected()
     bucket = await buckets.opened(call.caller, call.bucket)
     may_add(bucket)
-    await check_write(buckets, call, bucket)
+    only_new = await check_write(buckets, call, bucket)
     signatures = call.signatures() if expected.signed_chunks else None
     stored, checksums = await buckets.receive(call.request, bucket.grant, expected, signatures)
     kept |= {CHECKSUM + name: value for name, value in checksums.items()}
     entry = await buckets.put(
-        call.caller, bucket, call.key, stored, content_type=content_type, headers=kept
+        call.caller,
+        bucket,
+        call.key,
+        stored,
+        content_type=content_type,
+        headers=kept,
+        only_new=only_new,
     )
     headers = {"ETag": f'"{entry.etag}"'}
     headers |= {CHECKSUM + name: value for name, value in checksums.items()}
@@ -116,7 +122,7 @@ async def copy_object(buckets: Buckets, call: Call) -> Response:
         raise S3Refused("NotImplemented", "Tags are not implemented here.")
     target = await buckets.opened(call.caller, call.bucket)
     may_add(target)
-    await check_write(buckets, call, target)
+    only_new = await check_write(buckets, call, target)
     source, found = await copy_source(buckets, call)
     replaces = directive == "REPLACE"
     if (source.name, found.key) == (call.bucket, call.key) and not replaces:
@@ -133,7 +139,11 @@ async def copy_object(buckets: Buckets, call: Call) -> Response:
         names = (source.name, found.key), (call.bucket, call.key)
         entry = await buckets.ask(
             lambda: buckets.index.copy(
-                call.caller, *names, content_type=content_type, headers=headers
+                call.caller,
+                *names,
+                content_type=content_type,
+                headers=headers,
+                only_new=only_new,
             )
         )
     else:
@@ -147,6 +157,7 @@ async def copy_object(buckets: Buckets, call: Call) -> Response:
             stored,
             content_type=content_type or found.content_type,
             headers=found.headers if headers is None else headers,
+            only_new=only_new,
         )
     return answer(
         "CopyObjectResult",
@@ -171,19 +182,22 @@ async def copy_source(buckets: Buckets, call: Call) -> tuple[OpenedBucket, Found
     return source, found
 
 
-async def check_write(buckets: Buckets, call: Call, bucket: OpenedBucket) -> None:
-    """Refuse conditions for writing: nothing here could keep them between two writers."""
+async def check_write(buckets: Buckets, call: Call, bucket: OpenedBucket) -> bool:
+    """Whether a write may only make a new object; refuses it before the bytes if there is one.
+
+    Of two who write at once both may come through here. The index lets one of them.
+    """
     for name in ("if-match", "if-none-match"):
         if call.header(name) is not None:
             break
     else:
-        return
+        return False
     if call.header("if-match") is not None or call.header("if-none-match") != "*":
         raise S3Refused("NotImplemented", "A write takes no condition but If-None-Match: *.")
     try:
         await buckets.find(call.caller, bucket, call.key)
     except NoSuchKey:
-        return
+        return True
     raise _failed()
 
 

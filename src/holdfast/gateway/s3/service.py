@@ -241,11 +241,18 @@ class Buckets:
         *,
         content_type: str,
         headers: Mapping[str, str],
+        only_new: bool = False,
     ) -> Entry:
-        """Make an object of what was stored."""
+        """Make an object of what was stored; with `only_new` raise `Changed` where one is."""
         return await self.ask(
             lambda: self.index.put(
-                caller, bucket.name, key, stored, content_type=content_type, headers=headers
+                caller,
+                bucket.name,
+                key,
+                stored,
+                content_type=content_type,
+                headers=headers,
+                only_new=only_new,
             )
         )
 
