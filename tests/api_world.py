@@ -149,7 +149,7 @@ class Api:
         finally:
             self.deployment.wakeups.close()
             server.should_exit = True
-            thread.join(timeout=20)
+            thread.join(timeout=60)
             listening.close()
             assert not thread.is_alive()
 

@@ -20,13 +20,14 @@ def set_price(
     what: str = "stored",
     unit: str = "GB-hour",
     currency: str = "EUR",
+    region_id: str | None = None,
     valid_from: datetime | None = None,
 ) -> None:
     with world.database.write() as tx:
         prices.set_price(
             tx,
             what=what,
-            region_id=world.region.id,
+            region_id=region_id or world.region.id,
             currency=currency,
             rate=Decimal(rate),
             unit=unit,

@@ -222,6 +222,14 @@ def _end(job: ClaimedJob, *, cancelled: bool) -> dict[str, object]:
             "verified": True,
         },
         "restore": {"files": 3, "restored_bytes": 100},
+        "drill": {
+            "files": 3,
+            "directories": 1,
+            "restored_bytes": 100,
+            "compared_bytes": 90,
+            "restore_milliseconds": 1500,
+            "passed": "damaged" not in job.spec.get("paths", ()),
+        },
     }
     return {
         "attempt": job.attempt,

@@ -25,7 +25,17 @@ from control_tasks import Tasks
 from control_world import REPOSITORY_PASSWORD, World
 from sqlalchemy import select, text, update
 
-from holdfast.control import events, holds, jobs, prices, restores, schedules, tokens, webhooks
+from holdfast.control import (
+    drills,
+    events,
+    holds,
+    jobs,
+    prices,
+    restores,
+    schedules,
+    tokens,
+    webhooks,
+)
 from holdfast.control.database import Database
 from holdfast.control.principal import ALL_RIGHTS, Right
 from holdfast.control.tables import Base, Job, Snapshot, Token
@@ -110,6 +120,7 @@ OPERATIONS: dict[str, Case] = {
     ),
     "list_repositories": listed(READ),
     "reveal_repository_password": Case(RESTORE | ADMINISTER, narrowed=403),
+    "declare_repository_lost": Case(DELETE | ADMINISTER, narrowed=403),
     "list_hosts": listed(READ),
     "get_host": Case(READ),
     "edit_host": Case(ADMINISTER, body={"name": "Renamed"}),
@@ -142,6 +153,7 @@ OPERATIONS: dict[str, Case] = {
     "delete_snapshot": Case(DELETE),
     "cancel_snapshot": Case(CREATE),
     "recover_snapshot": Case(CREATE),
+    "copy_snapshot": Case(CREATE, body={"region_id": "{other_region}"}, status=202),
     "get_snapshot_log": Case(READ),
     "get_snapshot_cost": Case(READ),
     "list_holds": Case(READ),
@@ -156,6 +168,13 @@ OPERATIONS: dict[str, Case] = {
     "get_restore": Case(READ),
     "cancel_restore": Case(RESTORE),
     "get_restore_log": Case(READ),
+    "list_drills": listed(READ),
+    "create_drill": Case(
+        RESTORE, body={"snapshot_id": "{held_snapshot}", "host_id": "{host}"}, status=202
+    ),
+    "get_drill": Case(READ),
+    "cancel_drill": Case(RESTORE),
+    "get_drill_log": Case(READ),
     # Tasks
     "list_task_profiles": listed(READ),
     "list_tasks": listed(READ),
@@ -231,6 +250,7 @@ OPERATIONS: dict[str, Case] = {
         READ,
         body={"source_id": "{source}", "preset": "daily", "retention": {"keep_last": 3}},
     ),
+    "estimate_copy": Case(READ, body={"snapshot_id": "{snapshot}", "region_id": "{other_region}"}),
     "estimate_restore": Case(READ, body={"snapshot_id": "{snapshot}"}),
     # Agents and gateways
     "enrol_agent": Case(
@@ -372,12 +392,14 @@ class Town:
             restore = restores.request(
                 tx, who, snapshot_id=snapshot.id, host_id=self.host.id, now=world.now
             )
+            drill = drills.request(tx, who, snapshot_id=snapshot.id, now=world.now)
         self._fill_a_bucket()
         self._run_a_task()
         ids.update(
             account=world.account.id,
             user=viewer.id,
             region=world.region.id,
+            other_region=world.add_region("elsewhere", "/srv/elsewhere").id,
             repository=repository.id,
             host=self.host.id,
             source=source.id,
@@ -389,6 +411,7 @@ class Town:
             hold=hold.id,
             webhook=webhook.id,
             restore=restore.id,
+            drill=drill.id,
             job=restore.job_id or "",
             restore_job=restore.job_id or "",
             leased_job=self._leased_job(source.id, repository.id),

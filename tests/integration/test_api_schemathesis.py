@@ -27,6 +27,7 @@ from schemathesis.engine.run import PhaseName
 from sqlalchemy import select
 
 from holdfast.control import (
+    drills,
     holds,
     prices,
     restores,
@@ -38,6 +39,7 @@ from holdfast.control import (
 )
 from holdfast.control.database import Database
 from holdfast.control.tables import (
+    Drill,
     Hold,
     Host,
     Job,
@@ -102,7 +104,18 @@ def with_real_things(world: World) -> Callable[[Any, Case[Any], Any], None]:
     ids: dict[str, str | None] = {"account_id": world.account.id, "region_id": world.region.id}
     account = world.operator_account
     with world.database.read() as tx:
-        for table in (Host, Source, Schedule, Snapshot, Restore, Job, Webhook, Hold, Repository):
+        for table in (
+            Host,
+            Source,
+            Schedule,
+            Snapshot,
+            Restore,
+            Drill,
+            Job,
+            Webhook,
+            Hold,
+            Repository,
+        ):
             own = select(table.id).where(table.account_id == account.id).limit(1)
             ids[f"{table.__name__.lower()}_id"] = tx.scalar(own)
         ids["task_id"] = tx.scalar(select(Task.id))
@@ -147,6 +160,7 @@ def one_of_everything(world: World) -> None:
         prices.refresh(tx, prices.DEFAULT_PRICES, origin="test", now=world.now)
         snapshots.request(tx, who, source_id=source.id, now=world.now, keys=world.keys)
         restores.request(tx, who, snapshot_id=snapshot.id, host_id=host.id, now=world.now)
+        drills.request(tx, who, snapshot_id=snapshot.id, now=world.now)
     made = Tasks(world, repository=repository, account=account)
     task, _ = made.running(made.host())
     with world.database.write() as tx:
@@ -171,7 +185,7 @@ def signed_in(api: Api) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(280)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("caller", ["agent", "gateway", "people"])
 def test_no_request_is_answered_in_another_way_than_documented(furnished: Api, caller: str) -> None:
     """I1: OpenAPI 3.1 that says what happens."""

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from agent_jobs import Workplace, workplace
-from sample_repository import fill, flip, packs_holding, replace
+from sample_repository import fill, flip, pack_list, packs_holding, replace
 
 from holdfast.agent import jobs
-from holdfast.errors import NotARepository, UsageError
+from holdfast.errors import NotARepository, StoreUnavailable, UsageError
+from holdfast.flows.merge_index import MANY_FILES, merge_index_files
+from holdfast.flows.prune import PrunePlan, plan_prune
+from holdfast.repo.indexfile import encode_index
 from holdfast.repo.pack import BlobType
 from holdfast.repo.repository import FileKind, pack_key
 
@@ -102,6 +107,46 @@ def test_measure_and_prune_agree_on_what_is_stored(place: Workplace) -> None:
     assert place.do("verify").result["clean"] is True
 
 
+def many_index_files(place: Workplace) -> None:
+    """As captures leave them, each every two seconds."""
+    packs = pack_list(place.repository)
+    text = encode_index([packs.listing(number, None) for number in range(len(packs))])
+    for _ in range(MANY_FILES):
+        place.repository.save(FileKind.INDEX, text)
+
+
+def test_measuring_merges_many_small_index_files(place: Workplace) -> None:
+    first, second = two_snapshots(place)
+    before = place.do("measure").result
+    assert len(place.repository.ids(FileKind.INDEX)) == 2, "so few are left alone"
+    many_index_files(place)
+    with place.repository.lock(""):  # restic's, which would miss what is replaced
+        assert place.do("measure").result == before
+    assert len(place.repository.ids(FileKind.INDEX)) > MANY_FILES
+    assert place.do("measure").result == before
+    assert len(place.repository.ids(FileKind.INDEX)) == 1
+    assert set(before["shares"]) == {first, second}
+    assert place.do("verify", share={"number": 1, "of": 1}).result["clean"] is True
+
+
+def test_a_prune_plans_again_where_index_files_were_merged_meanwhile(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = two_snapshots(place)
+    place.do("remove", snapshots=[{"snapshot_id": "s", "manifest_id": first}])
+    planned = []
+
+    def plan_and_merge(*arguments: Any) -> PrunePlan:
+        planned.append(plan_prune(*arguments))
+        if len(planned) == 1:
+            assert merge_index_files(place.repository, many=2).replaced == 2
+        return planned[-1]
+
+    monkeypatch.setattr("holdfast.agent.jobs.prune.plan_prune", plan_and_merge)
+    assert place.do("prune", max_unused_percent=0).result["marked_bytes"] > 290_000
+    assert len(planned) == 2
+
+
 def test_reconcile_compares_and_removes_nothing(place: Workplace) -> None:
     first, second = two_snapshots(place)
     tomorrow = (datetime.now(UTC) + timedelta(days=1)).isoformat()
@@ -126,6 +171,21 @@ def test_upkeep_makes_no_repository(place: Workplace) -> None:
         with pytest.raises(NotARepository):
             place.do(kind)
     assert list(place.store.list("")) == []
+
+
+@pytest.mark.parametrize("kind", ["backup", "verify"])
+def test_a_repository_that_was_there_is_not_made_anew(place: Workplace, kind: str) -> None:
+    """Its store may only be out of sight, and what is written now would lie beneath it."""
+    for info in list(place.store.list("")):
+        place.store.delete(info.key)
+    context = place.context(kind, snapshot_id="s-1", path="/root")
+    known = {**context.repository, "exists": True}
+    with pytest.raises(StoreUnavailable, match="nothing was written") as caught:
+        jobs.run(dataclasses.replace(context, repository=known), 1)
+    assert caught.value.retryable
+    assert list(place.store.list("")) == []
+    jobs.run(place.context("backup", snapshot_id="s-1", path="/root"), 1)
+    assert place.repository.ids(FileKind.SNAPSHOT)
 
 
 def test_what_this_version_does_not_know_is_refused(place: Workplace) -> None:

@@ -109,13 +109,6 @@ def test_only_an_operator_invites_a_keeper(world: World) -> None:
     assert enrol(world, secret)[0].keeper
 
 
-def test_a_closed_account_takes_no_host(world: World) -> None:
-    secret = invite(world)
-    world.set(world.account, closed_at=world.now)
-    with pytest.raises(NotSignedIn):
-        enrol(world, secret)
-
-
 def test_silence_is_noted_once_and_ends_once(world: World) -> None:
     """H1: a silent host is shown as such."""
     host = world.add_host()

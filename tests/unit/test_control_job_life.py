@@ -154,13 +154,8 @@ def claimed_job(world: World, job: Job) -> Job:
     return world.again(job)
 
 
-def test_nothing_for_a_closed_account_or_a_revoked_host(
-    world: World, runs: Runs, host: Host, source: Source
-) -> None:
+def test_nothing_for_a_revoked_host(world: World, runs: Runs, host: Host, source: Source) -> None:
     runs.add(source)
-    world.set(world.account, closed_at=world.now)
-    assert runs.claim(host) is None
-    world.set(world.account, closed_at=None)
     world.set(host, revoked_at=world.now)
     with pytest.raises(Forbidden, match="revoked"):
         runs.claim(host)

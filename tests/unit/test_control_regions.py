@@ -95,7 +95,7 @@ def test_a4_each_account_has_its_own_repository_and_password(world: World) -> No
 
 
 def test_two_first_uses_at_once_make_one_repository(world: World) -> None:
-    together = threading.Barrier(4, timeout=10)
+    together = threading.Barrier(4, timeout=60)
     found: list[str] = []
 
     def first_use() -> None:

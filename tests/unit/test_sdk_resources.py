@@ -18,6 +18,7 @@ from holdfast.api import accounts as api_accounts
 from holdfast.api import audit as api_audit
 from holdfast.api import billing as api_billing
 from holdfast.api import buckets as api_buckets
+from holdfast.api import drills as api_drills
 from holdfast.api import events as api_events
 from holdfast.api import hosts as api_hosts
 from holdfast.api import jobs as api_jobs
@@ -49,6 +50,7 @@ from holdfast.sdk import (
     audit,
     billing,
     buckets,
+    drills,
     events,
     hosts,
     jobs,
@@ -78,6 +80,7 @@ PAIRS: tuple[tuple[ModuleType, ModuleType], ...] = (
     (audit, api_audit),
     (billing, api_billing),
     (buckets, api_buckets),
+    (drills, api_drills),
     (events, api_events),
     (hosts, api_hosts),
     (jobs, api_jobs),
@@ -195,6 +198,8 @@ def test_a_source_is_protected_run_restored_and_removed(client: Client, agent: T
     )
     assert client.schedules.pause(schedule.id).due_at is None
     assert client.schedules.resume(schedule.id).due_at is not None
+    assert client.schedules.edit(schedule.id, drill_days=30).drill_due_at is not None
+    assert client.schedules.edit(schedule.id, drill_days=None).drill_due_at is None
     schedule = client.schedules.edit(schedule.id, interval_hours=6, retention={"keep_last": 2})
     assert schedule.preset == "6h"
     assert len(client.schedules.next_runs(schedule.id, 3)) == 3
@@ -236,6 +241,38 @@ def test_a_source_is_protected_run_restored_and_removed(client: Client, agent: T
     assert (restored.status, restored.files) == ("COMPLETED", 3)
     assert [each.id for each in client.restores.list(snapshot_id=done.id)] == [restore.id]
     assert list(client.restores.log(restore.id))
+
+    drill = client.drills.create(done.id, host_id=host.id)
+    drilled = client.drills.wait(drill, poll_seconds=0.02)
+    assert (drilled.status, drilled.passed, drilled.compared_bytes) == ("COMPLETED", True, 90)
+    assert [each.id for each in client.drills.list(snapshot_id=done.id)] == [drill.id]
+    assert list(client.drills.log(drill.id))
+    proven = client.snapshots.get(done.id)
+    assert proven.drill is not None
+    assert (proven.drill["drill_id"], proven.drill["restore_seconds"]) == (drill.id, 1.5)
+    assert proven.proven_at == max(filter(None, (proven.drilled_at, proven.verified_at)))
+    unfit = client.drills.create(done.id, paths=["a"])
+    assert (unfit.host_id, unfit.paths) == (None, ("a",))
+    assert client.drills.cancel(unfit.id).status == "CANCELLED"
+
+    there = client.regions.create("another region", "s3://elsewhere")
+    copy = client.snapshots.copy(done.id, there.id)
+    assert (copy.status, copy.copy_of_id, copy.region_id) == ("PENDING", done.id, there.id)
+    assert [each.id for each in client.snapshots.list(copy_of=done.id)] == [copy.id]
+    assert copy.id in [each.id for each in client.snapshots.list(copies=True)]
+    assert copy.id not in [each.id for each in client.snapshots.list()]
+    assert client.snapshots.cancel(copy.id).status == "CANCELLED"
+    costs = client.billing.estimate_copy(done.id, there.id).costs
+    assert {each.region_id for each in costs} == {done.region_id, there.id}
+    copied = client.schedules.edit(schedule.id, copy_region_id=there.id)
+    assert (copied.copy_region_id, copied.copies_pending, copied.copy_lag_seconds) == (
+        there.id,
+        0,
+        0,
+    )
+    assert client.schedules.edit(schedule.id, copy_region_id=None).copies_pending is None
+    keeper = client.hosts.invite(keeper=True, region_id=there.id)
+    client.tokens.revoke(keeper.id)
 
     agent.hold.set()
     unwanted = client.snapshots.create(source.id, name="by hand", labels={"why": "test"})
@@ -415,6 +452,7 @@ def test_repositories_and_the_audit_log(client: Client) -> None:
     assert "restic" in access.command
     actions = [each.action for each in client.audit.list(subject_id=repository.id)]
     assert actions
+    assert client.repositories.declare_lost(repository.id).created_in_store_at is None
 
 
 def test_one_s_own_password(sdk_server: SdkServer) -> None:

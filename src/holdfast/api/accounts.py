@@ -69,7 +69,6 @@ class Account(Document):
     region_id: str
     is_operator: bool
     created_at: datetime
-    closed_at: datetime | None
     profile: Profile
     profile_missing: list[str]
     quotas: Quotas
@@ -89,7 +88,6 @@ class Overview(Document):
     region_id: str
     is_operator: bool
     created_at: datetime
-    closed_at: datetime | None
     quotas: Quotas
     prepaid: bool
     balance: Money
@@ -246,7 +244,6 @@ def _show(row: Row) -> Account:
         region_id=row.region_id,
         is_operator=row.is_operator,
         created_at=row.created_at,
-        closed_at=row.closed_at,
         profile=Profile.model_validate(row.profile),
         profile_missing=service.missing_profile_fields(row),
         quotas=_quotas(row),
@@ -266,7 +263,6 @@ def _overview(row: Row) -> Overview:
         region_id=row.region_id,
         is_operator=row.is_operator,
         created_at=row.created_at,
-        closed_at=row.closed_at,
         quotas=_quotas(row),
         prepaid=row.prepaid,
         balance=format(ledger.balance(row), "f"),

@@ -51,6 +51,7 @@ class LedgerEntry(Document):
     what: str | None
     resource_kind: str | None
     resource_id: str | None
+    region_id: str | None
     hour: datetime | None
     quantity_mb: int
     price_id: str | None
@@ -102,6 +103,7 @@ class Cost(Document):
     """One thing that is paid for; `amount` is null where it is not known."""
 
     what: str
+    region_id: str
     per: str
     quantity_bytes: int | None
     rate: str
@@ -146,6 +148,14 @@ class SchedulePlan(ScheduleTiming):
 
     source_id: Id
     expected_bytes: Count | None = None
+    copy_region_id: Id | None = None
+
+
+class CopyPlan(Body):
+    """A copy of a snapshot that might be made."""
+
+    snapshot_id: Id
+    region_id: Id
 
 
 class RestorePlan(Body):
@@ -260,6 +270,17 @@ def estimate_schedule(call: Asked, body: SchedulePlan) -> Response:
             policy=policy,
             now=call.now,
             expected_bytes=body.expected_bytes,
+            copy_region_id=body.copy_region_id,
+        )
+    return plain(Estimate.model_validate(found.as_dict()))
+
+
+@routes.post("/billing/estimates/copy", response_model=Estimate)
+def estimate_copy(call: Asked, body: CopyPlan) -> Response:
+    """Estimate what a copy of a snapshot to another region would cost."""
+    with call.reading() as tx:
+        found = estimates.estimate_copy(
+            tx, call.who, body.snapshot_id, region_id=body.region_id, now=call.now
         )
     return plain(Estimate.model_validate(found.as_dict()))
 

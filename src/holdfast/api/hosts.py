@@ -9,7 +9,7 @@ from fastapi import Query, Response
 from pydantic import Field
 
 from holdfast.api.document import Body, Changes, Document, Listing
-from holdfast.api.fields import Boolean, Labels, PathId, PathText, ShortText, Word
+from holdfast.api.fields import Boolean, Id, Labels, PathId, PathText, ShortText, Word
 from holdfast.api.operation import PREFIX, router
 from holdfast.control import hosts as service
 from holdfast.control.database import Tx
@@ -86,13 +86,14 @@ class NewInvitation(Body):
     """What the host that enrols will be.
 
     `put_only`: it can add backups and can neither read nor remove any. `keeper`: it does
-    the region's own work for every account; operators only.
+    the region's own work for every account; operators only, who may choose its `region_id`.
     """
 
     name: ShortText = ""
     roots: Roots | None = None
     put_only: Boolean = False
     keeper: Boolean = False
+    region_id: Id | None = None
     expires_in_seconds: Annotated[int, Field(strict=True, ge=60, le=7 * 86400)] = 3600
 
 
@@ -172,6 +173,7 @@ def invite_host(call: Asked, body: NewInvitation, key: KeyHeader = None) -> Resp
             roots=None if body.roots is None else plain_roots(body.roots),
             put_only=body.put_only,
             keeper=body.keeper,
+            region_id=body.region_id,
             expires_in_seconds=body.expires_in_seconds,
             now=call.now,
         )

@@ -21,7 +21,18 @@ from holdfast.edge.pages import DEFAULT_LIMIT, AfterId, Cursor, Limit, page_by_i
 routes = router("jobs")
 
 State = Literal["queued", "leased", "succeeded", "failed", "cancelled"]
-Kind = Literal["backup", "restore", "task", "verify", "remove", "prune", "measure", "reconcile"]
+Kind = Literal[
+    "backup",
+    "restore",
+    "drill",
+    "copy",
+    "task",
+    "verify",
+    "remove",
+    "prune",
+    "measure",
+    "reconcile",
+]
 
 
 class Finding(Document):

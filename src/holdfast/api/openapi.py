@@ -224,7 +224,8 @@ def _note_etag(responses: dict[str, Any]) -> dict[str, Any]:
 
 _RESOURCES: Final = frozenset(
     {
-        *("Account", "Host", "Job", "Restore", "Schedule", "Snapshot", "Source", "Webhook"),
+        *("Account", "Drill", "Host", "Job", "Restore"),
+        *("Schedule", "Snapshot", "Source", "Webhook"),
     }
 )
 """Documents that are sent with an ETag."""

@@ -11,10 +11,12 @@ from fastapi import Response
 from holdfast.api.document import Document, Listing
 from holdfast.api.fields import PathId
 from holdfast.api.operation import router
+from holdfast.control import lost_repository
 from holdfast.control import regions as service
 from holdfast.control.tables import Repository as Row
 from holdfast.edge.answers import listing, plain
 from holdfast.edge.call import Asked, Call
+from holdfast.edge.idempotency import KeyHeader, once
 from holdfast.edge.pages import DEFAULT_LIMIT, Cursor, Limit, page_of_all
 
 routes = router("repositories")
@@ -81,6 +83,22 @@ def reveal_repository_password(call: Asked, repository_id: PathId) -> Response:
             password=password,
             command=f"RESTIC_PASSWORD={quoted} restic --repo {shlex.quote(url)} snapshots",
         )
+    )
+
+
+@routes.post("/repositories/{repository_id}/lost", response_model=Repository)
+def declare_repository_lost(call: Asked, repository_id: PathId, key: KeyHeader = None) -> Response:
+    """Declare that a repository's store has lost it for good.
+
+    Its snapshots are marked as missing, and the next backup makes it anew. Until then no
+    job does, because the store may only be out of sight.
+    """
+    return once(
+        call,
+        key,
+        None,
+        lambda tx: lost_repository.declare_lost(tx, call.who, repository_id, now=call.now),
+        lambda row: _show(call, row),
     )
 
 

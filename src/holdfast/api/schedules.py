@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
@@ -12,14 +13,15 @@ from holdfast.api.document import Body, Changes, Document, Listing
 from holdfast.api.fields import Boolean, FilterId, Flag, Id, PathId, Whole
 from holdfast.api.operation import PREFIX, router
 from holdfast.api.snapshots import Snapshot, show_snapshot
+from holdfast.control import copy_lag, scope, snapshots
 from holdfast.control import schedules as service
-from holdfast.control import scope, snapshots
+from holdfast.control.copy_lag import CopyLag
 from holdfast.control.database import Tx
 from holdfast.control.schedule_row import checked_retention, frequency, policy
 from holdfast.control.tables import Schedule as Row
 from holdfast.control.tables import Snapshot as SnapshotRow
 from holdfast.edge.answers import change, document, listing, plain, remove
-from holdfast.edge.call import Asked
+from holdfast.edge.call import Asked, Call
 from holdfast.edge.etags import IfMatch
 from holdfast.edge.idempotency import KeyHeader, once
 from holdfast.edge.pages import DEFAULT_LIMIT, Cursor, Limit
@@ -29,12 +31,21 @@ from holdfast.model.window import Window as Opening
 
 routes = router("schedules")
 
-OBSERVED: Final = ("due_at", "settled_until", "updated_at")
+OBSERVED: Final = (
+    "due_at",
+    "settled_until",
+    "updated_at",
+    "drill_due_at",
+    "copy_lag_seconds",
+    "copies_pending",
+    "last_copied_at",
+)
 
 Keep = Annotated[int, Field(strict=True, ge=-1, le=100_000)]
 Span = Annotated[str, Field(max_length=40, pattern=r"^[0-9]*[0-9hdwmy]*$")]
 Preset = Literal["6h", "12h", "daily", "weekly"]
 Hours = Annotated[int, Field(strict=True, ge=1, le=168)]
+DrillDays = Annotated[int, Field(strict=True, ge=1, le=365)]
 Cron = Annotated[str, Field(min_length=9, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Zone = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_+/-]+$")]
 Window = Annotated[
@@ -65,7 +76,12 @@ class Retention(Body):
 
 
 class Schedule(Document):
-    """A backup configuration. `due_at` is the next slot, null while paused."""
+    """A backup configuration. `due_at` is the next slot, null while paused.
+
+    Every `drill_days` its newest snapshot is drilled, next at `drill_due_at`; null: never.
+    What it completes is copied to `copy_region_id`: so many copies wait, and the oldest of
+    their originals has for so long. All four are null where nothing is copied.
+    """
 
     id: str
     source_id: str
@@ -83,6 +99,16 @@ class Schedule(Document):
     removed_at: datetime | None
     settled_until: datetime
     due_at: datetime | None
+    drill_days: int | None
+    drill_due_at: datetime | None
+    copy_region_id: str | None
+    copy_lag_seconds: int | None
+    copies_pending: int | None
+    last_copied_at: datetime | None
+
+
+_COMPUTED: Final = {"preset", "copy_lag_seconds", "copies_pending", "last_copied_at"}
+_COLUMNS: Final = Schedule.model_fields.keys() - _COMPUTED
 
 
 class Schedules(Listing[Schedule]):
@@ -124,6 +150,8 @@ class NewSchedule(ScheduleTiming):
     source_id: Id
     name: Name = ""
     archive_format: Literal["repository", "zip"] = "repository"
+    copy_region_id: Id | None = None
+    drill_days: DrillDays | None = None
     paused: Boolean = False
 
 
@@ -139,6 +167,8 @@ class ScheduleEdit(Changes):
     window: Window | None = None
     retention: Retention = Field(default_factory=Retention)
     archive_format: Literal["repository", "zip"] = "repository"
+    copy_region_id: Id | None = None
+    drill_days: DrillDays | None = None
 
 
 class Decision(Document):
@@ -185,7 +215,8 @@ def list_schedules(
             host_id=host_id,
             removed=removed,
         )
-    return listing(call.request, found, _show)
+        lags = copy_lag.lag(tx, found.items, now=call.now)
+    return listing(call.request, found, lambda row: _show(row, lags.get(row.id)))
 
 
 @routes.post("/schedules", response_model=Schedule, status_code=201)
@@ -207,10 +238,12 @@ def create_schedule(call: Asked, body: NewSchedule, key: KeyHeader = None) -> Re
             window=body.window,
             retention=body.retention.model_dump(exclude_unset=True),
             archive_format=body.archive_format,
+            copy_region_id=body.copy_region_id,
+            drill_days=body.drill_days,
             paused=body.paused,
             now=call.now,
         ),
-        _show,
+        _shown(call),
         status=201,
         location=lambda row: f"{PREFIX}/schedules/{row.id}",
         observed=OBSERVED,
@@ -222,7 +255,7 @@ def get_schedule(call: Asked, schedule_id: PathId) -> Response:
     """Show a schedule."""
     with call.reading() as tx:
         row = service.get(tx, call.who, schedule_id)
-    return document(call.request, _show(row), observed=OBSERVED)
+        return document(call.request, _shown(call)(row), observed=OBSERVED)
 
 
 @routes.patch("/schedules/{schedule_id}", response_model=Schedule)
@@ -241,7 +274,7 @@ def edit_schedule(
         if_match,
         read=lambda tx: service.get(tx, call.who, schedule_id),
         act=lambda tx: service.edit(tx, call.who, schedule_id, now=call.now, **changes),
-        show=_show,
+        show=_shown(call),
         observed=OBSERVED,
     )
 
@@ -254,7 +287,7 @@ def remove_schedule(call: Asked, schedule_id: PathId, if_match: IfMatch = None) 
         if_match,
         read=lambda tx: service.get(tx, call.who, schedule_id),
         act=lambda tx: service.remove(tx, call.who, schedule_id, now=call.now),
-        show=_show,
+        show=_shown(call),
         observed=OBSERVED,
     )
 
@@ -267,7 +300,7 @@ def pause_schedule(call: Asked, schedule_id: PathId, key: KeyHeader = None) -> R
         key,
         None,
         lambda tx: service.pause(tx, call.who, schedule_id, now=call.now),
-        _show,
+        _shown(call),
         observed=OBSERVED,
     )
 
@@ -280,7 +313,7 @@ def resume_schedule(call: Asked, schedule_id: PathId, key: KeyHeader = None) -> 
         key,
         None,
         lambda tx: service.resume(tx, call.who, schedule_id, now=call.now),
-        _show,
+        _shown(call),
         observed=OBSERVED,
     )
 
@@ -346,6 +379,19 @@ def run_schedule(call: Asked, schedule_id: PathId, key: KeyHeader = None) -> Res
     )
 
 
-def _show(row: Row) -> Schedule:
-    members = {name: getattr(row, name) for name in Schedule.model_fields if name != "preset"}
-    return Schedule.model_validate({**members, "preset": service.preset_of(row)})
+def _shown(call: Call) -> Callable[[Row], Schedule]:
+    """How a schedule's row becomes a document, while its transaction lasts."""
+    return lambda row: _show(row, copy_lag.lag_of(row, now=call.now))
+
+
+def _show(row: Row, lag: CopyLag | None) -> Schedule:
+    members = {name: getattr(row, name) for name in _COLUMNS}
+    return Schedule.model_validate(
+        {
+            **members,
+            "preset": service.preset_of(row),
+            "copy_lag_seconds": lag and lag.lag_seconds,
+            "copies_pending": lag and lag.pending,
+            "last_copied_at": lag and lag.last_copied_at,
+        }
+    )

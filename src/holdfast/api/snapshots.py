@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Final, Literal, get_args
+from typing import Annotated, Any, Final, Literal, Self, get_args
 
 from fastapi import Query, Response
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from holdfast.api.document import Body, Changes, Document, Listing
-from holdfast.api.fields import FilterId, Id, Labels, PathId, Text, Time
+from holdfast.api.fields import FilterId, Flag, Id, Labels, PathId, Text, Time
 from holdfast.api.jobs import Finding, Log, log_page
 from holdfast.api.operation import PREFIX, router
-from holdfast.control import holds, jobs
+from holdfast.control import copies as service_of_copies
+from holdfast.control import holds, jobs, regions
 from holdfast.control import snapshots as service
 from holdfast.control.tables import Snapshot as Row
 from holdfast.edge.answers import change, document, listing, nothing
@@ -29,6 +30,9 @@ OBSERVED: Final = (
     "freed_bytes",
     "verified_at",
     "verification",
+    "drilled_at",
+    "drill",
+    "proven_at",
     "kept_because",
     "findings",
 )
@@ -62,7 +66,10 @@ class Snapshot(Document):
 
     Bytes: `logical` is the size of what was captured, `read` what of it had to be read,
     `stored` what it added to the repository, `share` its part of what is stored now,
-    `freed` what deleting it alone would free.
+    `freed` what deleting it alone would free. `drill` is the result of the last drill, and
+    `drilled_at` the beginning of the last one of all of it that passed; `proven_at` is the
+    later of that and `verified_at`. A copy in another region has `copy_of_id`; `region_id` is
+    where the snapshot lies.
     """
 
     id: str
@@ -72,6 +79,8 @@ class Snapshot(Document):
     host_id: str
     job_id: str | None
     task_snapshot_id: str | None
+    copy_of_id: str | None
+    region_id: str
     name: str
     description: str
     labels: dict[str, str]
@@ -97,11 +106,28 @@ class Snapshot(Document):
     error_message: str | None
     verified_at: datetime | None
     verification: dict[str, Any] | None
+    drilled_at: datetime | None
+    drill: dict[str, Any] | None
+    proven_at: datetime | None = None
     kept_because: list[str]
     removed_at: datetime | None
     removed_because: str | None
     purge_at: datetime | None
     purged_at: datetime | None
+
+    @model_validator(mode="after")
+    def _prove(self) -> Self:
+        self.proven_at = max(filter(None, (self.verified_at, self.drilled_at)), default=None)
+        return self
+
+
+_COLUMNS: Final = Snapshot.model_fields.keys() - {"region_id", "proven_at"}
+
+
+class NewCopy(Body):
+    """Where to copy a snapshot to."""
+
+    region_id: Id
 
 
 class Snapshots(Listing[Snapshot]):
@@ -148,8 +174,9 @@ class NewHold(Body):
 
 
 def show_snapshot(row: Row) -> Snapshot:
-    """A snapshot's row as a document."""
-    return Snapshot.model_validate(row)
+    """A snapshot's row as a document; its transaction is not over yet."""
+    members = {name: getattr(row, name) for name in _COLUMNS}
+    return Snapshot.model_validate({**members, "region_id": regions.region_of(row)})
 
 
 @routes.get("/snapshots", response_model=Snapshots)
@@ -159,6 +186,8 @@ def list_snapshots(
     source_id: FilterId = None,
     host_id: FilterId = None,
     schedule_id: FilterId = None,
+    copy_of: FilterId = None,
+    copies: Annotated[Flag, Query(description="Also copies in other regions.")] = False,
     status: Statuses = None,
     kind: Literal["path", "task"] | None = None,
     search: Annotated[
@@ -189,6 +218,8 @@ def list_snapshots(
             source_id=source_id,
             host_id=host_id,
             schedule_id=schedule_id,
+            copy_of=copy_of,
+            copies=copies,
             status=status.split(",") if status else None,
             kind=kind,
             search=search,
@@ -197,7 +228,7 @@ def list_snapshots(
             until=until,
             order=order,
         )
-    return listing(call.request, found, show_snapshot)
+        return listing(call.request, found, show_snapshot)
 
 
 @routes.post("/snapshots", response_model=Snapshot, status_code=202)
@@ -232,7 +263,7 @@ def get_snapshot(call: Asked, snapshot_id: PathId) -> Response:
     """Show a snapshot."""
     with call.reading() as tx:
         row = service.get(tx, call.who, snapshot_id)
-    return document(call.request, show_snapshot(row), observed=OBSERVED)
+        return document(call.request, show_snapshot(row), observed=OBSERVED)
 
 
 @routes.patch("/snapshots/{snapshot_id}", response_model=Snapshot)
@@ -288,6 +319,33 @@ def recover_snapshot(call: Asked, snapshot_id: PathId, key: KeyHeader = None) ->
         None,
         lambda tx: service.recover(tx, call.who, snapshot_id, now=call.now),
         show_snapshot,
+        observed=OBSERVED,
+    )
+
+
+@routes.post("/snapshots/{snapshot_id}/copies", response_model=Snapshot, status_code=202)
+def copy_snapshot(
+    call: Asked, snapshot_id: PathId, body: NewCopy, key: KeyHeader = None
+) -> Response:
+    """Copy a snapshot to another region.
+
+    The copy is a snapshot of its own, PENDING until a keeper of that region takes it up.
+    """
+    return once(
+        call,
+        key,
+        body,
+        lambda tx: service_of_copies.request(
+            tx,
+            call.who,
+            snapshot_id,
+            region_id=body.region_id,
+            now=call.now,
+            keys=call.keys,
+        ),
+        show_snapshot,
+        status=202,
+        location=lambda row: f"{PREFIX}/snapshots/{row.id}",
         observed=OBSERVED,
     )
 

@@ -157,6 +157,7 @@ _SERVER = (
             "release": "release a hold",
             "cancel": "stop a run",
             "log": "print what a run said",
+            "copy": "copy it to another region",
             "browse": "list a directory in it",
             "download": "fetch a file, a folder or all of it",
             "diff": "compare it with another one",
@@ -171,6 +172,17 @@ _SERVER = (
             "show": "show one restore",
             "cancel": "stop a restore",
             "log": "print what a restore said",
+        },
+    ),
+    *_of_server(
+        "Restore points",
+        "drill",
+        {
+            "start": "restore a snapshot to scratch, as a test of whether it comes back",
+            "list": "list the drills",
+            "show": "show one drill, with its findings",
+            "cancel": "stop a drill",
+            "log": "print what a drill said",
         },
     ),
     *_of_server(
@@ -282,6 +294,7 @@ _SERVER = (
         {
             "list": "list the account's repositories and how restic reaches them",
             "password": "show a repository's password",
+            "lost": "declare that a store has lost a repository for good",
         },
     ),
     *_of_server(
@@ -297,7 +310,7 @@ _SERVER = (
             "balance": "show the balance and what is spent now",
             "ledger": "list all bookings",
             "statement": "show a month, by resource or label",
-            "estimate": "say what a run, or a restore, would cost",
+            "estimate": "say what a run, a restore or a copy would cost",
             "cost": "say what a snapshot has cost so far",
             "credit": "give an account credit (operators)",
         },

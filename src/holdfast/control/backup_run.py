@@ -138,6 +138,7 @@ def _newest_completed() -> Select[str, str, str | None]:
         select(candidate.id)
         .where(
             candidate.source_id == Source.id,
+            candidate.copy_of_id.is_(None),
             candidate.repository_id == Repository.id,
             candidate.status == "COMPLETED",
             candidate.manifest_id.is_not(None),

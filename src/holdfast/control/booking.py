@@ -187,6 +187,7 @@ def _due(hours: int, *, some: bool) -> Select[Any]:
             meter.what,
             meter.resource_kind,
             meter.resource_id,
+            meter.region_id,
             hour.c.hour,
             meter.quantity_mb,
             price.id.label("price_id"),

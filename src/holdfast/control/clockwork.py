@@ -18,7 +18,10 @@ import structlog
 
 from holdfast.control import (
     buckets,
+    copy_follow,
+    copy_policy,
     credit,
+    drills,
     due,
     hosts,
     idempotency,
@@ -34,6 +37,7 @@ from holdfast.control import (
 )
 from holdfast.control.database import Database, Tx
 from holdfast.control.sealing import MasterKeys
+from holdfast.errors import DatabaseUnavailable
 
 NAME: Final = "clockwork"
 TERM_SECONDS: Final = 60.0
@@ -85,6 +89,11 @@ def _note_silence(shift: Shift) -> int:
     return shift.repeat(lambda tx: hosts.note_silence(tx, now=shift.now))
 
 
+def _follow_and_copy(shift: Shift) -> int:
+    gone = copy_follow.follow(shift.database, now=shift.now)
+    return gone + copy_policy.plan_missing(shift.database, shift.keys, now=shift.now)
+
+
 STEPS: Final = (
     Step("due", 5, lambda shift: due.settle_due(shift.database, shift.keys, now=shift.now)),
     Step(
@@ -99,6 +108,8 @@ STEPS: Final = (
         lambda shift: shift.transact(lambda tx: _count(task_place.place_waiting, tx, shift)),
     ),
     Step("recycle", 60, lambda shift: recycle.purge_due(shift.database, now=shift.now)),
+    Step("copies", 60, _follow_and_copy),
+    Step("drills", 60, lambda shift: drills.plan_due(shift.database, now=shift.now)),
     Step("upkeep", 60, lambda shift: upkeep.plan(shift.database, now=shift.now)),
     Step(
         "uploads",
@@ -209,6 +220,10 @@ class Clockwork:
             done = step.act(shift)
         except LeadershipLost:
             raise
+        except DatabaseUnavailable as error:
+            # Nothing that anybody has to mend here; where it was asked for is of no interest.
+            _log.warning("clockwork_step_failed", step=step.name, error=error.message)
+            return
         except Exception:
             _log.exception("clockwork_step_failed", step=step.name)
             return

@@ -154,7 +154,10 @@ def _last_announcement(tx: Tx, account: Account, since: datetime) -> Event | Non
 
 
 def _removable(account: Account) -> Select[Snapshot]:
-    held = exists().where(Hold.snapshot_id == Snapshot.id, Hold.released_at.is_(None))
+    # By its own holds, or by those of what it is a copy of.
+    held = exists().where(
+        Hold.snapshot_id.in_((Snapshot.id, Snapshot.copy_of_id)), Hold.released_at.is_(None)
+    )
     return (
         select(Snapshot)
         .where(Snapshot.account_id == account.id, Snapshot.status == "COMPLETED", ~held)

@@ -143,7 +143,7 @@ def _settle(
             break
         source = around.sources[schedule.source_id]
         host = around.hosts[source.host_id]
-        stopped = _reason_to_stop(schedule, host, around.accounts[schedule.account_id])
+        stopped = _reason_to_stop(schedule, host)
         if stopped:
             if not ends:
                 _pause(tx, schedule, stopped, now=now)
@@ -308,10 +308,8 @@ def _without_run(arrears: Arrears) -> Arrears:
     return replace(arrears, run=None, not_before=None, missed=missed)
 
 
-def _reason_to_stop(schedule: Schedule, host: Host, account: Account) -> str | None:
+def _reason_to_stop(schedule: Schedule, host: Host) -> str | None:
     """Why this schedule can have no slots any more, until a person changes something."""
-    if account.closed_at is not None:
-        return "the account was closed"
     if host.revoked_at is not None:
         return f"the host {host.name} was revoked"
     try:

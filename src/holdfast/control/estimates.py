@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from sqlalchemy import func, select
 
-from holdfast.control import amounts, scope
+from holdfast.control import amounts, copies, scope
 from holdfast.control.database import Tx
 from holdfast.control.ledger import IS_ONCE, hour_from
 from holdfast.control.prices import (
@@ -55,6 +55,7 @@ class Cost:
     """One thing that is paid for. `per` is once or month; None where it is not known."""
 
     what: str
+    region_id: str
     per: str
     quantity_bytes: int | None
     rate: str
@@ -64,6 +65,7 @@ class Cost:
     def as_dict(self) -> dict[str, Any]:
         return {
             "what": self.what,
+            "region_id": self.region_id,
             "per": self.per,
             "quantity_bytes": self.quantity_bytes,
             "rate": self.rate,
@@ -154,8 +156,12 @@ def estimate_schedule(
     policy: RetentionPolicy,
     now: datetime,
     expected_bytes: int | None = None,
+    copy_region_id: str | None = None,
 ) -> Estimate:
-    """What a schedule would cost each month, once retention removes as much as is added."""
+    """What a schedule would cost each month, once retention removes as much as is added.
+
+    With the region that its snapshots are copied to, what the copies cost is among it.
+    """
     who.require(Right.READ)
     source = scope.find(tx, who, Source, source_id)
     rates = _Rates(tx, source, now)
@@ -168,8 +174,28 @@ def estimate_schedule(
     if sizes.base is not None and sizes.later is not None:
         uploaded = runs * sizes.later
         stored = sizes.base + max(kept - 1, 0) * sizes.later
-    costs = (rates.cost(UPLOADED, "month", uploaded), rates.cost(STORED, "month", stored))
-    return Estimate("source", source_id, rates.currency, costs, rates.assumptions)
+    costs = [rates.cost(UPLOADED, "month", uploaded), rates.cost(STORED, "month", stored)]
+    if copy_region_id is not None:
+        copies.check_region(tx, rates.region_id, copy_region_id)
+        rates.assume("every snapshot is copied, and its copies stay as long as it does")
+        costs += [
+            rates.cost(DOWNLOADED, "month", uploaded),
+            rates.cost(UPLOADED, "month", uploaded, region_id=copy_region_id),
+            rates.cost(STORED, "month", stored, region_id=copy_region_id),
+        ]
+    return Estimate("source", source_id, rates.currency, tuple(costs), rates.assumptions)
+
+
+def estimate_copy(
+    tx: Tx, who: Principal, snapshot_id: str, *, region_id: str, now: datetime
+) -> Estimate:
+    """What a copy of a snapshot to another region would cost."""
+    who.require(Right.READ)
+    snapshot = scope.find(tx, who, Snapshot, snapshot_id)
+    source = tx.get_one(Source, snapshot.source_id)
+    rates = _Rates(tx, source, now, repository_id=snapshot.repository_id)
+    copies.check_region(tx, rates.region_id, region_id)
+    return _of_copy(rates, snapshot, region_id)
 
 
 def estimate_restore(
@@ -199,7 +225,12 @@ def actual_of(tx: Tx, who: Principal, snapshot_id: str) -> Actual:
     snapshot = scope.find(tx, who, Snapshot, snapshot_id)
     source = tx.get_one(Source, snapshot.source_id)
     rates = _Rates(tx, source, snapshot.created_at, repository_id=snapshot.repository_id)
-    estimate = _of_snapshot(rates, source, None)
+    if snapshot.copy_of_id is None:
+        estimate = _of_snapshot(rates, source, None)
+    else:
+        original = tx.get_one(Snapshot, snapshot.copy_of_id)
+        there = _Rates(tx, source, snapshot.created_at, repository_id=original.repository_id)
+        estimate = _of_copy(there, original, rates.region_id)
     once = select(LedgerEntry).where(
         LedgerEntry.resource_id == snapshot_id,
         LedgerEntry.what == UPLOADED,
@@ -243,16 +274,22 @@ class _Rates:
     def assume(self, text: str) -> None:
         self._assumptions.append(text)
 
-    def cost(self, what: str, per: str, quantity_bytes: int | None) -> Cost:
-        price = price_at(self._tx, what, self.region_id, self.currency, self._at)
+    def cost(
+        self, what: str, per: str, quantity_bytes: int | None, *, region_id: str | None = None
+    ) -> Cost:
+        where = region_id or self.region_id
+        price = price_at(self._tx, what, where, self.currency, self._at)
         if price is None:
-            self.assume(f"there is no price for {what} in {self.currency}, so it costs nothing")
-            return Cost(what, per, quantity_bytes, "0", "", 0)
+            there = "" if region_id is None else " in the other region"
+            self.assume(
+                f"there is no price for {what} in {self.currency}{there}, so it costs nothing"
+            )
+            return Cost(what, where, per, quantity_bytes, "0", "", 0)
         femto = None
         if quantity_bytes is not None:
             times = HOURS_PER_MONTH if what == STORED else 1
             femto = amounts.megabytes(quantity_bytes) * price.rate_femto * times
-        return Cost(what, per, quantity_bytes, price.rate, price.unit, femto)
+        return Cost(what, where, per, quantity_bytes, price.rate, price.unit, femto)
 
     def sizes(self, expected_bytes: int | None) -> _Sizes:
         """What is stored of the source, what its next run adds, and each one after that."""
@@ -281,12 +318,44 @@ class _Rates:
         stored, number = self._stored()
         return _Sizes(max(stored - later * max(number - 1, 0), later), later, later)
 
+    def added_by_copy(self, snapshot: Snapshot, region_id: str) -> int | None:
+        """What a copy of the snapshot would add to another region's repository."""
+        there = (
+            select(Snapshot.id)
+            .join(Repository, Repository.id == Snapshot.repository_id)
+            .where(
+                Snapshot.source_id == self._source.id,
+                Repository.region_id == region_id,
+                Snapshot.manifest_id.is_not(None),
+                Snapshot.finished_at <= self._at,
+                Snapshot.purged_at.is_(None),
+            )
+        )
+        if self._tx.scalar(there.limit(1)) is not None:
+            added = snapshot.stored_bytes
+            self.assume(
+                "that region has other snapshots of the source, so the copy adds there what the "
+                "snapshot added here"
+            )
+            return added
+        if snapshot.logical_bytes is None:
+            self.assume("the snapshot is not completed, so what it holds is not known")
+            return None
+        stored, _ = self._stored()
+        added = min(stored, snapshot.logical_bytes) if stored else snapshot.logical_bytes
+        self.assume(
+            f"that region has no snapshot of the source, so all that is stored of it here goes "
+            f"there, {print_bytes(added)}"
+        )
+        return added
+
     def _runs(self) -> tuple[Sequence[Snapshot], int]:
         """The last completed runs without the source's first, if there are others; how many."""
         found = (
             select(Snapshot)
             .where(
                 Snapshot.source_id == self._source.id,
+                Snapshot.copy_of_id.is_(None),
                 Snapshot.manifest_id.is_not(None),
                 Snapshot.finished_at <= self._at,
             )
@@ -300,6 +369,7 @@ class _Rates:
         """Stored bytes of the source, and of how many snapshots they are."""
         found = select(func.coalesce(func.sum(Snapshot.share_bytes), 0), func.count()).where(
             Snapshot.source_id == self._source.id,
+            Snapshot.copy_of_id.is_(None),
             Snapshot.manifest_id.is_not(None),
             Snapshot.finished_at <= self._at,
             Snapshot.purged_at.is_(None),
@@ -322,6 +392,17 @@ def _of_snapshot(rates: _Rates, source: Source, expected_bytes: int | None) -> E
     return Estimate("source", source.id, rates.currency, costs, rates.assumptions)
 
 
+def _of_copy(rates: _Rates, snapshot: Snapshot, region_id: str) -> Estimate:
+    added = rates.added_by_copy(snapshot, region_id)
+    rates.assume("the copy stays as long as the snapshot does")
+    costs = (
+        rates.cost(DOWNLOADED, "once", added),
+        rates.cost(UPLOADED, "once", added, region_id=region_id),
+        rates.cost(STORED, "month", added, region_id=region_id),
+    )
+    return Estimate("snapshot", snapshot.id, rates.currency, costs, rates.assumptions)
+
+
 def _kept(schedule: Schedule, policy: RetentionPolicy, now: datetime) -> int:
     """How many snapshots there are after a year, or after so many runs as are looked at."""
     slots = schedule.due_between(now - _LONGEST, now)[-_MOST_POINTS:]
@@ -337,7 +418,10 @@ def _stored_so_far(
     if snapshot.manifest_id is None or snapshot.finished_at is None:
         return 0, None
     meter = select(Meter.booked_until).where(
-        Meter.resource_id == snapshot.source_id, Meter.what == STORED, Meter.until.is_(None)
+        Meter.resource_id == snapshot.source_id,
+        Meter.what == STORED,
+        Meter.region_id == region_id,
+        Meter.until.is_(None),
     )
     booked = tx.scalars(meter).one_or_none() or snapshot.purged_at or snapshot.finished_at
     first = hour_from(snapshot.finished_at)

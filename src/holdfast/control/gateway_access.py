@@ -4,17 +4,23 @@ A gateway has no rights of its own. It shows the credential that it was given, a
 what that one may do with one repository or snapshot. What belongs to another account is
 not found. A password is told only where something has to be decoded for somebody who may
 read it.
+
+A keeper reaches the repositories of its own region. Of another region's it reads the one
+that it copies from, while it holds the job; nothing else, and nothing afterwards.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
+from sqlalchemy import select
+
 from holdfast.control import credit, regions, scope, sign_in, tokens
 from holdfast.control.database import Tx
+from holdfast.control.job_end import JobState
 from holdfast.control.principal import Principal, Right
 from holdfast.control.sealing import MasterKeys
 from holdfast.control.tables import Account, Host, Job, Region, Repository, Snapshot, Source
@@ -25,15 +31,20 @@ READ: Final = "read"
 DELETE: Final = "delete"
 
 _MEANING: Final = {Right.CREATE: APPEND, Right.RESTORE: READ, Right.DELETE: DELETE}
+_ALL: Final = frozenset(_MEANING.values())
+_COPIED_FROM: Final = frozenset({READ})
+"""No more: a lock, which a reader leaves as well, takes no right to add."""
+
 _REPOSITORY: Final = "repository"
 
 
 @dataclass(frozen=True, slots=True)
 class RepositoryKey:
-    """A repository and what opens it."""
+    """A repository and what opens it; `exists` where it was made in its store already."""
 
     repository_id: str
-    password: str
+    password: str = field(repr=False)
+    exists: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +61,8 @@ class GatewayGrant:
     put_only: bool
     repository_id: str
     location: str
-    options: Mapping[str, Any]
-    password: str | None = None
+    options: Mapping[str, Any] = field(repr=False)
+    password: str | None = field(default=None, repr=False)
     manifest_id: str | None = None
     captured_path: str | None = None
     snapshot_name: str | None = None
@@ -62,8 +73,21 @@ def repository_of_job(tx: Tx, job: Job, *, keys: MasterKeys) -> RepositoryKey | 
     """What the host that was given this job opens its repository with; None: it needs none."""
     if job.repository_id is None:
         return None
-    row = tx.get_one(Repository, job.repository_id)
-    return RepositoryKey(row.id, regions.password_of(tx, row, keys))
+    return _key(tx, tx.get_one(Repository, job.repository_id), keys)
+
+
+def source_of_job(tx: Tx, job: Job, *, keys: MasterKeys) -> RepositoryKey | None:
+    """The repository that the host makes a copy from; None: the job is no copy."""
+    named = job.spec.get("source_repository_id") if job.kind == "copy" else None
+    row = tx.get(Repository, named) if isinstance(named, str) else None
+    if row is None or row.account_id != job.account_id:
+        return None
+    return _key(tx, row, keys)
+
+
+def _key(tx: Tx, row: Repository, keys: MasterKeys) -> RepositoryKey:
+    password = regions.password_of(tx, row, keys)
+    return RepositoryKey(row.id, password, exists=row.created_in_store_at is not None)
 
 
 def resolve(
@@ -88,7 +112,8 @@ def resolve(
     if who.kind == "gateway":
         raise Forbidden("This credential is for asking about others; it reaches no data itself.")
     if repository_id is not None:
-        return _grant(tx, who, _repository(tx, who, repository_id), keys)
+        row, most = _repository(tx, who, repository_id, now=now)
+        return _grant(tx, who, row, keys, most=most)
     assert snapshot_id is not None
     return _of_snapshot(tx, who, snapshot_id, keys)
 
@@ -123,26 +148,51 @@ def _may_add(tx: Tx, account_id: str) -> bool:
     return True
 
 
-def _repository(tx: Tx, who: Principal, repository_id: str) -> Repository:
+def _repository(
+    tx: Tx, who: Principal, repository_id: str, *, now: datetime
+) -> tuple[Repository, frozenset[str]]:
+    """The repository, and what may be done with it at most."""
     row = tx.get(Repository, repository_id) if len(repository_id) == 36 else None
-    if row is None or not _reaches(tx, who, row):
+    most = frozenset[str]() if row is None else _reaches(tx, who, row, now=now)
+    if row is None or not most:
         raise NotFound("There is no such repository; list the account's repositories.")
     if not who.covers(_REPOSITORY, row.id):
         raise Forbidden(
             "This token is limited to parts of the account, and a repository holds all of it; "
             "use a token that is not limited, or download from single snapshots."
         )
-    return row
+    return row, most
 
 
-def _reaches(tx: Tx, who: Principal, repository: Repository) -> bool:
-    """One's own account's repositories; a keeper also those of others in its region."""
+def _reaches(tx: Tx, who: Principal, repository: Repository, *, now: datetime) -> frozenset[str]:
+    """What one may do at most: with one's own account's repositories everything.
+
+    So may a keeper with those of others in its region; what it copies from it may read.
+    """
     if repository.account_id == who.account_id:
-        return True
+        return _ALL
     if who.kind != "agent" or who.host_id is None:
-        return False
+        return frozenset()
     host = tx.get_one(Host, who.host_id)
-    return host.keeper and host.region_id == repository.region_id
+    if not host.keeper:
+        return frozenset()
+    if host.region_id == repository.region_id:
+        return _ALL
+    return _COPIED_FROM if _copies_from(tx, host, repository, now=now) else frozenset()
+
+
+def _copies_from(tx: Tx, host: Host, repository: Repository, *, now: datetime) -> bool:
+    """Whether the host holds a job, now, that copies from this repository."""
+    specs = tx.scalars(
+        select(Job.spec).where(
+            Job.account_id == repository.account_id,
+            Job.state == JobState.LEASED,
+            Job.leased_to == host.id,
+            Job.lease_until > now,
+            Job.kind == "copy",
+        )
+    )
+    return any(spec.get("source_repository_id") == repository.id for spec in specs)
 
 
 def _grant(
@@ -151,11 +201,12 @@ def _grant(
     repository: Repository,
     keys: MasterKeys,
     *,
+    most: frozenset[str] = _ALL,
     snapshot: Snapshot | None = None,
     captured_path: str | None = None,
 ) -> GatewayGrant:
     region = tx.get_one(Region, repository.region_id)
-    rights = frozenset(_MEANING[right] for right in who.rights if right in _MEANING)
+    rights = most & {_MEANING[right] for right in who.rights if right in _MEANING}
     if who.kind != "agent" and not _may_add(tx, repository.account_id):
         rights -= {APPEND}
     decodes = snapshot is not None and READ in rights

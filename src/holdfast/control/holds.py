@@ -2,16 +2,17 @@
 
 While one is not released, neither retention nor a person removes the snapshot. Placing one
 takes the right to create; releasing one takes the right to delete, because after that the
-snapshot can go. Invariant: a snapshot with a hold that is not released is COMPLETED.
+snapshot can go. A hold keeps the copies of its snapshot as well. Invariant: a snapshot with
+a hold that is not released is COMPLETED.
 """
 
 from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import exists, select
+from sqlalchemy import select
 
-from holdfast.control import audit, retention, scope
+from holdfast.control import audit, copy_fate, retention, scope
 from holdfast.control.database import Tx
 from holdfast.control.principal import Principal, Right
 from holdfast.control.tables import Hold, Snapshot
@@ -53,6 +54,7 @@ def release(tx: Tx, who: Principal, hold_id: str, *, now: datetime) -> Hold:
         now=now,
         before={"hold_id": hold.id, "reason": hold.reason},
     )
+    copy_fate.after_release(tx, snapshot, now=now)
     return hold
 
 
@@ -64,13 +66,18 @@ def holds(tx: Tx, who: Principal, snapshot_id: str) -> list[Hold]:
     return list(tx.scalars(statement.order_by(Hold.created_at, Hold.id)))
 
 
-def is_held(tx: Tx, snapshot: Snapshot) -> bool:
-    """Whether a hold keeps the snapshot; ask under its lock before you remove it."""
-    return bool(
-        tx.scalar(
-            select(exists().where(Hold.snapshot_id == snapshot.id, Hold.released_at.is_(None)))
+def holding(tx: Tx, snapshot: Snapshot) -> Hold | None:
+    """A hold that keeps the snapshot: one of its own, else one of its original's.
+
+    Ask under the locks of both before you remove it.
+    """
+    found = tx.scalars(
+        select(Hold).where(
+            Hold.snapshot_id.in_([snapshot.id, snapshot.copy_of_id or snapshot.id]),
+            Hold.released_at.is_(None),
         )
-    )
+    ).all()
+    return min(found, key=lambda each: each.snapshot_id != snapshot.id, default=None)
 
 
 def add(tx: Tx, who: Principal, snapshot: Snapshot, reason: str, *, now: datetime) -> Hold:

@@ -21,7 +21,7 @@ from holdfast.control.job_end import JobState
 from holdfast.control.paging import DEFAULT_LIMIT, Page, page
 from holdfast.control.principal import Principal, Right, system
 from holdfast.control.storable import storable_document, storable_text
-from holdfast.control.tables import Account, Host, Job, Token
+from holdfast.control.tables import Account, Host, Job, Region, Token
 from holdfast.errors import NotReady, NotSignedIn, UsageError
 from holdfast.model.caption import check_labels
 from holdfast.model.guarded_path import canonical_path
@@ -61,19 +61,31 @@ def invite(
     roots: Sequence[Mapping[str, Any]] | None = None,
     put_only: bool = False,
     keeper: bool = False,
+    region_id: str | None = None,
     expires_in_seconds: int = 3600,
     now: datetime,
 ) -> tuple[Token, str]:
     """A token that enrols one host, and its secret, which is not kept.
 
     `name` and `roots` stand above what the machine says of itself. A keeper does the
-    region's work for every account, so only an operator may invite one.
+    region's work for every account, so only an operator may invite one, for any region;
+    other hosts are of their account's region.
     """
     who.require_everywhere(Right.ADMINISTER)
     if keeper:
         who.require_operator()
     if keeper and put_only:
         raise UsageError("A keeper removes and reads; it cannot be put-only as well.")
+    if region_id is not None:
+        if not keeper:
+            raise UsageError(
+                "Only a keeper is invited for a region; what other hosts store goes to their "
+                "account's region."
+            )
+        if tx.get(Region, region_id) is None:
+            raise UsageError(
+                f"There is no region {region_id}; list the regions to see which there are."
+            )
     lasting = timedelta(seconds=expires_in_seconds)
     if not timedelta() < lasting <= _MAX_INVITATION:
         raise UsageError(f"An enrolment token lasts 1 second to {_MAX_INVITATION.days} days.")
@@ -90,6 +102,7 @@ def invite(
             "roots": None if roots is None else check_roots(roots),
             "put_only": put_only,
             "keeper": keeper,
+            "region_id": region_id,
         },
         created_at=now,
         expires_at=now + lasting,
@@ -132,13 +145,13 @@ def enrol(
         .returning(Token.id)
     ).first()
     account = tx.get_one(Account, token.account_id)
-    if spent is None or account.closed_at is not None:
+    if spent is None:
         raise NotSignedIn(_NEVER_ENROLLED)
     options = token.options
     given = options.get("roots")
     host = Host(
         account_id=account.id,
-        region_id=account.region_id,
+        region_id=options.get("region_id") or account.region_id,
         name=options.get("name") or _name(name),
         enrolled_at=now,
         created_at=now,

@@ -3,7 +3,7 @@
 It never ends a job itself. Invariants, each kept by the database and not by timing: a job
 is leased to one host at a time; of one lock key one job is leased at a time; no host has
 more than its `max_jobs` (besides tasks, of which it is given what it has slots for) and no
-account's hosts more than its quota; a revoked host and a closed account get nothing.
+account's hosts more than its quota; a revoked host gets nothing.
 """
 
 from __future__ import annotations
@@ -155,12 +155,10 @@ def _claimable(*, keeper: bool, wanted: str = _ALL) -> Select[Job]:
     its = Job.host_id == bindparam("host_id")
     if keeper:
         its = or_(its, Job.host_id.is_(None) & (Job.region_id == bindparam("region_id")))
-    # Not a join, which a planner could begin with the account and so with its whole history.
-    closed = exists().where(Account.id == Job.account_id, Account.closed_at.is_not(None))
     refused = Job.lock_key.in_(bindparam("except_keys", expanding=True))
     return (
         select(Job)
-        .where(its, *_ready(), ~closed, ~refused, *_OF_KIND[wanted])
+        .where(its, *_ready(), ~refused, *_OF_KIND[wanted])
         .order_by(Job.priority.desc(), Job.created_at, Job.id)
     )
 

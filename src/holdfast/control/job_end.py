@@ -255,6 +255,9 @@ def _write_down(tx: Tx, job: Job, who: Principal, *, now: datetime) -> None:
 
 
 def _right_to_cancel(job: Job) -> Right:
-    if job.host_id is None:
-        return Right.ADMINISTER
-    return Right.RESTORE if job.kind == "restore" else Right.CREATE
+    if job.kind in ("restore", "drill"):
+        # Also a drill that keepers do: it is the account's own, unlike a repository's upkeep.
+        return Right.RESTORE
+    if job.kind == "copy":
+        return Right.CREATE
+    return Right.ADMINISTER if job.host_id is None else Right.CREATE

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, exists, or_
 from holdfast.control import scope
 from holdfast.control.database import Tx
 from holdfast.control.principal import Principal
-from holdfast.control.tables import Job, Restore, Snapshot, Task
+from holdfast.control.tables import Drill, Job, Restore, Snapshot, Task
 from holdfast.errors import NotFound
 
 _ID_LENGTH = 36
@@ -27,6 +27,8 @@ def find_job(tx: Tx, who: Principal, job_id: str, *, lock: bool = False) -> Job:
             scope.find(tx, who, Snapshot, job.subject_id)
         elif job.subject_kind == "restore":
             scope.find(tx, who, Restore, job.subject_id)
+        elif job.subject_kind == "drill":
+            scope.find(tx, who, Drill, job.subject_id)
         elif job.subject_kind == "task":
             scope.find(tx, who, Task, job.subject_id)
         else:
@@ -58,24 +60,24 @@ def visible_jobs(who: Principal) -> list[ColumnElement[bool]]:
             who,
             kind=Snapshot.kind,
             host=Snapshot.host_id,
-            ids=(Snapshot.id, Snapshot.source_id, Snapshot.schedule_id),
+            ids=(Snapshot.id, Snapshot.source_id, Snapshot.schedule_id, Snapshot.copy_of_id),
         ),
     )
-    restores = (
-        exists()
-        .where(Restore.id == Job.subject_id, Snapshot.id == Restore.snapshot_id)
-        .where(
-            *scope.narrowing(
-                who,
-                kind=Snapshot.kind,
-                host=Restore.host_id,
-                ids=(Restore.id, Snapshot.id, Snapshot.source_id),
-            )
-        )
+    ids = (Restore.id, Snapshot.id, Snapshot.source_id)
+    restores = exists().where(
+        Restore.id == Job.subject_id,
+        Snapshot.id == Restore.snapshot_id,
+        *scope.narrowing(who, kind=Snapshot.kind, host=Restore.host_id, ids=ids),
+    )
+    drills = exists().where(
+        Drill.id == Job.subject_id,
+        Snapshot.id == Drill.snapshot_id,
+        *scope.narrowing_drills(who),
     )
     seen = [
         (Job.subject_kind == "snapshot") & snapshots,
         (Job.subject_kind == "restore") & restores,
+        (Job.subject_kind == "drill") & drills,
     ]
     if scope.sees_tasks(who):
         tasks = exists().where(Task.id == Job.subject_id, *scope.narrowing_tasks(who))

@@ -7,7 +7,8 @@ when the booking is done. An hour without a price is booked as 0.
 
 What makes it exactly once: a meter says until when it is booked, and moves on in the
 transaction that writes the lines, under the lock of the account's row; and (resource, what,
-hour) is unique in the ledger. All arithmetic is whole numbers, within 64 bits.
+region, hour) is unique in the ledger. A thing that is stored in two regions has a meter in
+each. All arithmetic is whole numbers, within 64 bits.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from holdfast.control.booking import book_oldest
 from holdfast.control.database import Tx
 from holdfast.control.ledger import IS_ONCE, ONCE, add, hour_from, hour_of, lock_account
 from holdfast.control.prices import currency_of, price_at
-from holdfast.control.tables import Account, LedgerEntry, Meter, Restore, Snapshot, Source
+from holdfast.control.tables import Account, Drill, LedgerEntry, Meter, Restore, Snapshot, Source
 from holdfast.errors import UsageError
 
 DEFAULT_LIMIT_HOURS: Final = 168
@@ -43,7 +44,7 @@ def set_quantity(
     quantity_bytes: int,
     now: datetime,
 ) -> None:
-    """From `now` on there is so much of a thing; 0 ends its costs."""
+    """From `now` on there is so much of a thing in a region; 0 ends its costs there."""
     set_quantities(
         tx,
         account_id=account_id,
@@ -70,13 +71,13 @@ def set_quantities(
         _check(each)
     lock_account(tx, account_id)
     found = select(
-        Meter.id,
-        Meter.resource_id,
-        Meter.region_id,
-        Meter.quantity_bytes,
-        Meter.since,
-        Meter.booked_until,
-    ).where(Meter.resource_id.in_(quantities), Meter.what == what, Meter.until.is_(None))
+        Meter.id, Meter.resource_id, Meter.quantity_bytes, Meter.since, Meter.booked_until
+    ).where(
+        Meter.resource_id.in_(quantities),
+        Meter.what == what,
+        Meter.region_id == region_id,
+        Meter.until.is_(None),
+    )
     opened = {
         each: _Opening(now, hour_from(now)) for each, quantity in quantities.items() if quantity
     }
@@ -84,7 +85,7 @@ def set_quantities(
     behind: dict[datetime, list[str]] = defaultdict(list)
     for meter in tx.execute(found):
         wanted = quantities[meter.resource_id]
-        if (meter.quantity_bytes, meter.region_id) == (wanted, region_id):
+        if meter.quantity_bytes == wanted:
             del opened[meter.resource_id]
             continue
         # Another replica's clock may be ahead; a thing's own time never goes back.
@@ -100,7 +101,7 @@ def set_quantities(
             tx, [account_id], end=due, limit_hours=DEFAULT_LIMIT_HOURS, meter_ids=meter_ids
         ):
             pass
-    if closed:  # before the next ones open: there is one open meter of a thing
+    if closed:  # before the next ones open: of a thing one is open in a region
         tx.execute(update(Meter), closed)
     if opened:
         tx.execute(
@@ -184,6 +185,7 @@ def book_once(
         what=what,
         resource_kind=resource_kind,
         resource_id=resource_id,
+        region_id=region_id,
         quantity_mb=quantity_mb,
         price_id=price.id if price else None,
         currency=currency,
@@ -216,6 +218,10 @@ def _labels_of(tx: Tx, resource_kind: str, resource_id: str) -> dict[str, Any]:
         found = found.join(Snapshot, Snapshot.source_id == Source.id)
         found = found.join(Restore, Restore.snapshot_id == Snapshot.id)
         found = found.where(Restore.id == resource_id)
+    elif resource_kind == "drill":
+        found = found.join(Snapshot, Snapshot.source_id == Source.id)
+        found = found.join(Drill, Drill.snapshot_id == Snapshot.id)
+        found = found.where(Drill.id == resource_id)
     else:
         found = found.where(Source.id == resource_id)
     return dict(tx.scalars(found).first() or {})

@@ -16,22 +16,24 @@ from typing import Final
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
-from sqlalchemy import func, select
+from sqlalchemy import exists, func, select
 from sqlalchemy.orm import load_only
 
-from holdfast.control import clockwork, hosts
+from holdfast.control import clockwork, copy_lag, hosts
 from holdfast.control.database import Tx
 from holdfast.control.ledger import balance_femto
 from holdfast.control.prices import currency_of
 from holdfast.control.tables import (
     Account,
     Delivery,
+    Drill,
     Host,
     Job,
     Leadership,
     Meter,
     Region,
     Repository,
+    Schedule,
     Snapshot,
     Source,
 )
@@ -69,10 +71,22 @@ SOURCE_AGE: Final = Metric(
     "Age of the last good snapshot of a protected source; without any, the source's own age.",
     ("account", "host", "source", "kind"),
 )
+COPY_LAG: Final = Metric(
+    "holdfast_schedule_copy_lag_seconds",
+    "How long the oldest snapshot of a schedule has waited for its copy in another region; 0 "
+    "when all are there.",
+    ("account", "schedule", "region"),
+)
 SOURCE_GOOD: Final = Metric(
     "holdfast_sources",
     "Protected sources, by whether they have a good snapshot.",
     ("good_snapshot",),
+)
+DRILL_AGE: Final = Metric(
+    "holdfast_source_last_drill_age_seconds",
+    "Age of the last passed drill of a whole snapshot of a protected source whose schedule has "
+    "drills; without any, the source's own age.",
+    ("account", "host", "source"),
 )
 JOBS: Final = Metric("holdfast_jobs", "Jobs that wait or are worked on.", ("kind", "state"))
 JOBS_ENDED: Final = Metric(
@@ -122,6 +136,8 @@ LEFT_OUT: Final = Metric(
 METRICS: Final = (
     SOURCE_AGE,
     SOURCE_GOOD,
+    COPY_LAG,
+    DRILL_AGE,
     JOBS,
     JOBS_ENDED,
     LEASES_EXPIRED,
@@ -156,6 +172,8 @@ class _FromDatabase(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         yield from self._of_sources()
+        yield self._gauge(DRILL_AGE, self._drills())
+        yield self._gauge(COPY_LAG, self._copy_lags())
         yield from self._of_jobs()
         yield self._gauge(SLOTS_SKIPPED, self._skipped())
         yield self._gauge(HOSTS, self._hosts())
@@ -179,6 +197,7 @@ class _FromDatabase(Collector):
             select(Snapshot.captured_at)
             .where(
                 Snapshot.source_id == Source.id,
+                Snapshot.copy_of_id.is_(None),
                 Snapshot.status == "COMPLETED",
                 Snapshot.manifest_id.is_not(None),
             )
@@ -198,6 +217,40 @@ class _FromDatabase(Collector):
         ages.sort(key=lambda each: each[1], reverse=True)
         yield self._gauge(SOURCE_AGE, ages)
         yield self._gauge(SOURCE_GOOD, [(("yes",), good), (("no",), len(ages) - good)])
+
+    def _drills(self) -> Rows:
+        # From the drills, because they are few and snapshots are many.
+        proven = (
+            select(Snapshot.source_id, func.max(Snapshot.drilled_at).label("at"))
+            .join(Drill, Drill.snapshot_id == Snapshot.id)
+            .group_by(Snapshot.source_id)
+            .subquery()
+        )
+        wanted = exists().where(
+            Schedule.source_id == Source.id,
+            Schedule.drill_days.is_not(None),
+            Schedule.removed_at.is_(None),
+        )
+        found = (
+            select(Source.account_id, Source.host_id, Source.id, Source.created_at, proven.c.at)
+            .outerjoin(proven, proven.c.source_id == Source.id)
+            .where(Source.removed_at.is_(None), wanted)
+        )
+        ages = [
+            (labels, self._age(proven_at or created_at))
+            for *labels, created_at, proven_at in self._tx.execute(found)
+        ]
+        return sorted(ages, key=lambda each: each[1], reverse=True)
+
+    def _copy_lags(self) -> Rows:
+        found = select(Schedule, Region.name).join(Region, Region.id == Schedule.copy_region_id)
+        rows = self._tx.execute(found.where(Schedule.removed_at.is_(None))).all()
+        lags = copy_lag.lag(self._tx, (schedule for schedule, _ in rows), now=self._now)
+        told = [
+            ((schedule.account_id, schedule.id, region), float(lags[schedule.id].lag_seconds))
+            for schedule, region in rows
+        ]
+        return sorted(told, key=lambda each: each[1], reverse=True)
 
     def _of_jobs(self) -> Iterator[GaugeMetricFamily]:
         open_states = ("queued", "leased")

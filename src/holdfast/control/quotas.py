@@ -20,7 +20,7 @@ from holdfast.errors import QuotaExceeded
 from holdfast.model.quantity import print_bytes
 
 COUNTED: Final = ("PENDING", "RUNNING", "COMPLETED")
-"""Snapshots in the recycle bin count as stored bytes, and no more as snapshots."""
+"""Snapshots in the recycle bin, and copies, count as stored bytes but not as snapshots."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +102,8 @@ def _stored(tx: Tx, account_id: str) -> int:
 
 def _snapshots(tx: Tx, account_id: str) -> int:
     found = select(func.count()).where(
-        Snapshot.account_id == account_id, Snapshot.status.in_(COUNTED)
+        Snapshot.account_id == account_id,
+        Snapshot.status.in_(COUNTED),
+        Snapshot.copy_of_id.is_(None),
     )
     return tx.scalars(found).one()

@@ -4,7 +4,7 @@
 removed (DELETED) are purged alike. The data is removed by a keeper, in one job for each
 repository at a time; when that job is done, `purged_at` is set and the row stays for good.
 Invariant: nothing is given to a keeper before its `purge_at`, while it is being restored,
-or under a hold; and nothing is recovered from then on.
+drilled or copied, or under a hold; and nothing is recovered from then on.
 """
 
 from __future__ import annotations
@@ -12,33 +12,43 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import ColumnElement, exists, literal_column, or_, select
+from sqlalchemy import ColumnElement, exists, func, literal_column, or_, select
+from sqlalchemy.orm import aliased
 
-from holdfast.control import audit, events, holds, jobs, retention, scope
+from holdfast.control import audit, copy_fate, events, holds, jobs, retention, scope
+from holdfast.control.copy_fate import REMOVED
 from holdfast.control.database import Database, Tx
 from holdfast.control.principal import Principal, Right
-from holdfast.control.tables import Account, Hold, Job, Repository, Restore, Snapshot
+from holdfast.control.tables import Account, Drill, Hold, Job, Repository, Restore, Snapshot
 from holdfast.errors import InUse, NotReady
 
 MAX_PER_JOB: Final = 500
-REMOVED: Final = ("EXPIRED", "DELETED")
 
 _MARGIN: Final = timedelta(minutes=1)
 """Replicas' clocks differ, and one may be recovering what another one purges."""
 
 _PAUSE_AFTER_FAILURE: Final = timedelta(hours=1)
 
+_unfinished = aliased(Snapshot)
+
 
 def remove(tx: Tx, who: Principal, snapshot_id: str, *, now: datetime) -> Snapshot:
     """Delete a snapshot; it can be recovered for the account's recycle days."""
     who.require(Right.DELETE)
-    row = scope.find(tx, who, Snapshot, snapshot_id, lock=True)
+    row = scope.find(tx, who, Snapshot, snapshot_id)
+    # With its copies, which go along, and with its original, whose holds keep it.
+    family = copy_fate.family_of(tx, [row.copy_of_id or row.id])
     if row.status in REMOVED:
         return row
     if row.status in ("PENDING", "RUNNING"):
         raise NotReady(f"The run is {row.status}; cancel it, or wait for its end, then delete it.")
-    if holds.is_held(tx, row):
-        raise InUse("The snapshot is under a hold; release its holds first, then delete it.")
+    if hold := holds.holding(tx, row):
+        if hold.snapshot_id == row.id:
+            raise InUse("The snapshot is under a hold; release its holds first, then delete it.")
+        raise InUse(
+            f"The snapshot is a copy of {hold.snapshot_id}, which is under a hold that keeps its "
+            "copies too; release the holds of that one first, then delete this."
+        )
     before = row.status
     account = tx.get_one(Account, row.account_id)
     # Without a manifest there is no data that could be recovered.
@@ -60,15 +70,20 @@ def remove(tx: Tx, who: Principal, snapshot_id: str, *, now: datetime) -> Snapsh
     )
     until = f" It can be recovered until {row.purge_at:%Y-%m-%d %H:%M} UTC." if days else ""
     _tell(tx, row, "deleted", f"Snapshot {row.name or row.id} was deleted.{until}", now=now)
+    copy_fate.go_along(tx, who, [row], family, now=now)
     return row
 
 
 def recover(tx: Tx, who: Principal, snapshot_id: str, *, now: datetime) -> Snapshot:
-    """Take back a removal. What retention had removed gets a hold, or it would go again."""
+    """Take back a removal, also of the copies that went along.
+
+    What retention had removed gets a hold, or it would go again; and so does a copy whose
+    original is removed.
+    """
     who.require(Right.CREATE)
     row = scope.find(tx, who, Snapshot, snapshot_id)
     retention.remind(tx, row.schedule_id, now=now)  # schedules are locked before snapshots
-    row = scope.find(tx, who, Snapshot, snapshot_id, lock=True)
+    family = copy_fate.family_of(tx, [row.copy_of_id or row.id])
     if row.status == "COMPLETED":
         return row
     if not is_recoverable(row, now=now):
@@ -82,6 +97,8 @@ def recover(tx: Tx, who: Principal, snapshot_id: str, *, now: datetime) -> Snaps
     tx.flush()
     if before == "EXPIRED":
         holds.add(tx, who, row, "recovered after retention had removed it", now=now)
+    elif row.copy_of_id is not None and copy_fate.is_original_removed(tx, row):
+        holds.add(tx, who, row, "recovered while its original is removed", now=now)
     audit.record(
         tx,
         who,
@@ -93,6 +110,8 @@ def recover(tx: Tx, who: Principal, snapshot_id: str, *, now: datetime) -> Snaps
         after={"status": row.status},
     )
     _tell(tx, row, "recovered", f"Snapshot {row.name or row.id} was recovered.", now=now)
+    there = [each for each in family if is_recoverable(each, now=now)]
+    copy_fate.come_back(tx, who, row, there, now=now)
     return row
 
 
@@ -137,6 +156,13 @@ def _due(now: datetime) -> tuple[ColumnElement[bool], ...]:
         ~exists().where(
             Restore.snapshot_id == Snapshot.id, Restore.status.in_(("PENDING", "RUNNING"))
         ),
+        # What is copied is read from it, or from another copy: it does not matter which.
+        ~exists().where(
+            _unfinished.copy_of_id == func.coalesce(Snapshot.copy_of_id, Snapshot.id),
+            _unfinished.id != Snapshot.id,
+            _unfinished.status.in_(copy_fate.UNFINISHED),
+        ),
+        ~exists().where(Drill.snapshot_id == Snapshot.id, Drill.status.in_(("PENDING", "RUNNING"))),
     )
 
 

@@ -16,12 +16,13 @@ from uuid import uuid4
 
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import object_session
 
 from holdfast.control import audit
 from holdfast.control.database import Tx
 from holdfast.control.principal import Principal, Right, system
 from holdfast.control.sealing import MasterKeys, context_of
-from holdfast.control.tables import Region, Repository
+from holdfast.control.tables import Region, Repository, Snapshot
 from holdfast.errors import NameTaken, NotFound, UsageError
 
 INSTALLATION: Final = "installation"
@@ -143,6 +144,13 @@ def repository_for(
     who = system(account_id)
     audit.record(tx, who, "repository.create", "repository", row.id, now=now, after=after)
     return row
+
+
+def region_of(row: Snapshot) -> str:
+    """The id of the region in which a snapshot lies; its transaction is not over yet."""
+    tx = object_session(row)
+    assert tx is not None
+    return tx.get_one(Repository, row.repository_id).region_id
 
 
 def repositories(tx: Tx, who: Principal) -> list[Repository]:

@@ -3,7 +3,7 @@
 It decides about the completed snapshots of a schedule together, those of a person's own
 runs for it too, after each completed run and whenever one may have become too old. The
 reasons are kept with each. What goes is EXPIRED and stays recoverable for the account's
-recycle days; the data itself goes later (`recycle`).
+recycle days; the data itself goes later (`recycle`). Copies go with their original.
 
 Three things never go by retention: a snapshot under hold; the newest one of a schedule that
 has not been removed, however old it is, because it may be all that is left of a machine that
@@ -25,7 +25,7 @@ from zoneinfo import ZoneInfo
 
 from sqlalchemy import bindparam, exists, or_, select, update
 
-from holdfast.control import audit, events
+from holdfast.control import audit, copy_fate, events
 from holdfast.control.database import Database, Tx
 from holdfast.control.principal import system
 from holdfast.control.schedule_row import RETENTION_REST, policy_of
@@ -226,19 +226,13 @@ def _expire(tx: Tx, going: dict[str, tuple[Schedule, str]], *, now: datetime) ->
     if not going:
         return 0
     # A hold is placed under the snapshot's lock, so it is looked for again under that.
-    rows = tx.scalars(
-        select(Snapshot)
-        .where(Snapshot.id.in_(going), Snapshot.status == "COMPLETED")
-        .order_by(Snapshot.id)
-        .with_for_update(key_share=True)
-        .execution_options(populate_existing=True)
-    ).all()
-    held = set(
-        tx.scalars(
-            select(Hold.snapshot_id).where(Hold.snapshot_id.in_(going), Hold.released_at.is_(None))
-        )
-    )
-    expired = [row for row in rows if row.id not in held]
+    family = copy_fate.family_of(tx, going)
+    held = copy_fate.held_among(tx, going)
+    expired = [
+        row
+        for row in family
+        if row.id in going and row.status == "COMPLETED" and row.id not in held
+    ]
     accounts = {
         account.id: account
         for account in tx.scalars(
@@ -272,6 +266,7 @@ def _expire(tx: Tx, going: dict[str, tuple[Schedule, str]], *, now: datetime) ->
         )
     for account_id, each in told.items():
         events.emit_all(tx, account_id, "snapshot.expired", "snapshot", each, now=now)
+    copy_fate.go_along(tx, None, expired, family, now=now)
     return len(expired)
 
 

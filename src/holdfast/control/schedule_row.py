@@ -14,7 +14,7 @@ from typing import Any, Final
 from holdfast.control import audit, events
 from holdfast.control.database import Tx
 from holdfast.control.principal import Principal
-from holdfast.control.tables import Schedule
+from holdfast.control.tables import Region, Schedule
 from holdfast.errors import UsageError
 from holdfast.model.retention import UNLIMITED, RetentionPolicy
 from holdfast.model.schedule import PRESETS
@@ -26,6 +26,7 @@ RETENTION_REST: Final = timedelta(days=1)
 """How long a change that makes more snapshots go waits, so that a mistake can be undone."""
 
 MAX_COUNT: Final = 100_000
+MAX_DRILL_DAYS: Final = 365
 
 _PRESET_ROWS: Final[dict[str, tuple[int | None, str | None]]] = {
     "6h": (6, None),
@@ -153,10 +154,48 @@ def policy_of(row: Schedule) -> RetentionPolicy:
     return policy(row.retention)
 
 
+def set_drills(row: Schedule, days: int | None, *, now: datetime) -> None:
+    """Have its newest snapshot drilled every so many days, the first time after as many.
+
+    None ends that. The same number again leaves the next drill where it is.
+    """
+    if days is None:
+        row.drill_days = row.drill_due_at = None
+        return
+    if isinstance(days, bool) or not 1 <= days <= MAX_DRILL_DAYS:
+        raise UsageError(
+            f"Drills every {days} days are not possible; give 1 to {MAX_DRILL_DAYS} days."
+        )
+    if row.drill_days != days or row.drill_due_at is None:
+        row.drill_days, row.drill_due_at = days, now + timedelta(days=days)
+
+
+def set_copies(
+    tx: Tx, row: Schedule, region_id: str | None, *, own_region_id: str, now: datetime
+) -> None:
+    """Have what completes from now on copied to a region; None ends that.
+
+    The same region again leaves it as it is.
+    """
+    if region_id is None:
+        row.copy_region_id = row.copy_since = None
+        return
+    if tx.get(Region, region_id) is None:
+        raise UsageError(
+            f"There is no region {region_id} to copy to; list the regions to see which there are."
+        )
+    if region_id == own_region_id:
+        raise UsageError(
+            "The schedule's snapshots lie in that region already; name another one to copy to."
+        )
+    if row.copy_region_id != region_id:
+        row.copy_region_id, row.copy_since = region_id, now
+
+
 def retire(tx: Tx, who: Principal, row: Schedule, *, now: datetime) -> None:
     """End a schedule for good; its snapshots age on, and the last may go as well."""
     row.removed_at = row.updated_at = now
-    row.due_at = None
+    row.due_at = row.drill_due_at = None
     if row.retention_due_at is None or row.retention_due_at > now + RETENTION_REST:
         row.retention_due_at = now + RETENTION_REST
     audit.record(tx, who, "schedule.remove", "schedule", row.id, now=now, before=record(row))
@@ -183,5 +222,7 @@ def record(row: Schedule) -> dict[str, Any]:
         "window": row.window,
         "retention": row.retention,
         "archive_format": row.archive_format,
+        "drill_days": row.drill_days,
+        "copy_region_id": row.copy_region_id,
         "paused": row.paused,
     }

@@ -31,6 +31,8 @@ from holdfast.control.schedule_row import (
     record,
     retire,
     schedule_of,
+    set_copies,
+    set_drills,
 )
 from holdfast.control.tables import Host, Schedule, Snapshot, Source
 from holdfast.errors import NotReady, UsageError
@@ -52,7 +54,15 @@ __all__ = [
 ]
 
 _TIMING = frozenset({"interval_hours", "preset", "cron", "timezone", "window"})
-_CHANGEABLE = _TIMING | {"name", "retention", "archive_format", "paused", "source_id"}
+_CHANGEABLE = _TIMING | {
+    "name",
+    "retention",
+    "archive_format",
+    "copy_region_id",
+    "drill_days",
+    "paused",
+    "source_id",
+}
 
 
 def create(
@@ -68,6 +78,8 @@ def create(
     window: str | None = None,
     retention: Mapping[str, Any],
     archive_format: str = REPOSITORY,
+    copy_region_id: str | None = None,
+    drill_days: int | None = None,
     paused: bool = False,
     now: datetime,
 ) -> Schedule:
@@ -103,6 +115,10 @@ def create(
         settled_until=now,
     )
     row.due_at = None if paused else schedule_of(row).next_due(now)
+    set_copies(tx, row, copy_region_id, own_region_id=host.region_id, now=now)
+    _check_copies(row)
+    set_drills(row, drill_days, now=now)
+    _check_drills(row)
     tx.add(row)
     tx.flush()
     audit.record(tx, who, "schedule.create", "schedule", row.id, now=now, after=record(row))
@@ -175,6 +191,14 @@ def edit(tx: Tx, who: Principal, schedule_id: str, *, now: datetime, **changes: 
     if "retention" in changes:
         row.retention = checked_retention(changes["retention"])
         row.retention_due_at = now + RETENTION_REST
+    if "copy_region_id" in changes:
+        source = tx.get_one(Source, row.source_id)
+        own = tx.get_one(Host, source.host_id).region_id
+        set_copies(tx, row, changes["copy_region_id"], own_region_id=own, now=now)
+    _check_copies(row)
+    if "drill_days" in changes:
+        set_drills(row, changes["drill_days"], now=now)
+    _check_drills(row)
     if "paused" in changes:
         row.paused = bool(changes["paused"])
     row.settled_until = row.updated_at = now
@@ -286,6 +310,22 @@ def _checked_format(archive_format: str) -> str:
             f"There is no archive format {archive_format!r}; choose {', '.join(ARCHIVE_FORMATS)}."
         )
     return archive_format
+
+
+def _check_copies(row: Schedule) -> None:
+    if row.copy_region_id is not None and row.archive_format != REPOSITORY:
+        raise UsageError(
+            f"What is archived as {row.archive_format} is not copied to another region; take the "
+            "repository's own format, or have no copies."
+        )
+
+
+def _check_drills(row: Schedule) -> None:
+    if row.drill_days is not None and row.archive_format != REPOSITORY:
+        raise UsageError(
+            f"What is archived as {row.archive_format} is not restored file by file, so it cannot "
+            "be drilled; take the repository's own format, or have no drills."
+        )
 
 
 def _tell(tx: Tx, row: Schedule, source: Source, word: str, *, now: datetime) -> None:

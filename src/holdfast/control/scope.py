@@ -13,11 +13,11 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from holdfast.control.database import Tx
 from holdfast.control.principal import Principal
-from holdfast.control.tables import Hold, Host, Restore, Schedule, Snapshot, Source, Task
+from holdfast.control.tables import Drill, Hold, Host, Restore, Schedule, Snapshot, Source, Task
 from holdfast.control.unindexed import unindexed
 from holdfast.errors import NotFound
 
-_Row = TypeVar("_Row", Hold, Host, Restore, Schedule, Snapshot, Source, Task)
+_Row = TypeVar("_Row", Drill, Hold, Host, Restore, Schedule, Snapshot, Source, Task)
 _Selected = TypeVar("_Selected")
 
 _ID_LENGTH = 36
@@ -59,7 +59,7 @@ def narrowed(
     who: Principal,
     *,
     kind: InstrumentedAttribute[str] | None,
-    host: InstrumentedAttribute[str],
+    host: InstrumentedAttribute[Any],
     ids: tuple[InstrumentedAttribute[Any], ...],
 ) -> Select[_Selected]:
     """Limit a statement to what the one who asks extends to; `ids` are columns besides `host`."""
@@ -70,7 +70,7 @@ def narrowing(
     who: Principal,
     *,
     kind: InstrumentedAttribute[str] | None,
-    host: InstrumentedAttribute[str],
+    host: InstrumentedAttribute[Any],
     ids: tuple[InstrumentedAttribute[Any], ...],
 ) -> list[ColumnElement[bool]]:
     """The conditions of `narrowed`, for one whose list is a sieve; none where nothing is narrow."""
@@ -103,8 +103,21 @@ def narrowing_tasks(who: Principal) -> list[ColumnElement[bool]]:
     return [or_(unindexed(Task.id).in_(allowed), unindexed(Task.runs_on).in_(allowed))]
 
 
+def narrowing_drills(who: Principal) -> list[ColumnElement[bool]]:
+    """The conditions for which drills `who` can see, beside their snapshots; none for all.
+
+    Whoever sees a snapshot sees its drills, wherever they were done.
+    """
+    return narrowing(
+        who,
+        kind=Snapshot.kind,
+        host=Snapshot.host_id,
+        ids=(Drill.id, Drill.host_id, Snapshot.id, Snapshot.source_id, Snapshot.schedule_id),
+    )
+
+
 def _covers(
-    tx: Tx, who: Principal, row: Hold | Host | Restore | Schedule | Snapshot | Source | Task
+    tx: Tx, who: Principal, row: Drill | Hold | Host | Restore | Schedule | Snapshot | Source | Task
 ) -> bool:
     if not who.kinds and not who.resources and who.host_id is None:
         return True
@@ -118,11 +131,17 @@ def _covers(
             source = tx.get_one(Source, row.source_id)
             return covers(who, source.kind, row.id, source.id, source.host_id)
         case Snapshot():
-            return covers(who, row.kind, row.id, row.source_id, row.schedule_id, row.host_id)
+            its = (row.id, row.source_id, row.schedule_id, row.host_id, row.copy_of_id)
+            return covers(who, row.kind, *its)
         case Task():
             return who.host_id is None and who.covers(TASK, row.id, row.runs_on)
         case Hold():
             return _covers(tx, who, tx.get_one(Snapshot, row.snapshot_id))
+        case Drill():
+            snapshot = tx.get_one(Snapshot, row.snapshot_id)
+            if _covers(tx, who, snapshot):
+                return True
+            return who.host_id is None and who.covers(snapshot.kind, row.id, row.host_id)
         case Restore():
             snapshot = tx.get_one(Snapshot, row.snapshot_id)
             ids = (row.id, row.host_id, snapshot.id, snapshot.source_id)

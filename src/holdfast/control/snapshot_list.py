@@ -34,7 +34,7 @@ ORDERS: Final[dict[str, tuple[Any, ...]]] = {
     "status": (Snapshot.status, Snapshot.created_at, Snapshot.id),
 }
 _BY_TIME: Final = ("newest", "oldest")
-_LEADING: Final = (Snapshot.source_id, Snapshot.schedule_id, Snapshot.host_id)
+_LEADING: Final = (Snapshot.copy_of_id, Snapshot.source_id, Snapshot.schedule_id, Snapshot.host_id)
 """Filters that an index by time begins with, the narrowest first."""
 
 
@@ -47,6 +47,8 @@ def snapshots(
     source_id: str | None = None,
     host_id: str | None = None,
     schedule_id: str | None = None,
+    copy_of: str | None = None,
+    copies: bool = False,
     status: str | Sequence[str] | None = None,
     kind: str | None = None,
     search: str | None = None,
@@ -57,7 +59,8 @@ def snapshots(
 ) -> Page[Snapshot]:
     """Snapshots for which all that is given holds.
 
-    A page may have fewer than there are (see `paging`). `search` is looked for in names,
+    A page may have fewer than there are (see `paging`). Copies are shown with `copies`, and
+    those of one snapshot with `copy_of`. `search` is looked for in names,
     descriptions and labels, whatever the case of letters.
     `label` is ``key`` or ``key=value``. `since` <= made < `until`. `order` is one of
     `ORDERS`.
@@ -67,6 +70,7 @@ def snapshots(
         raise UsageError(f"There is no order {order!r}; choose {', '.join(ORDERS)}.")
     on_sqlite = tx.get_bind().dialect.name == "sqlite"
     same: dict[InstrumentedAttribute[Any], str | None] = {
+        Snapshot.copy_of_id: copy_of,
         Snapshot.source_id: source_id,
         Snapshot.schedule_id: schedule_id,
         Snapshot.host_id: host_id,
@@ -95,8 +99,10 @@ def snapshots(
         who,
         kind=Snapshot.kind,
         host=Snapshot.host_id,
-        ids=(Snapshot.id, Snapshot.source_id, Snapshot.schedule_id),
+        ids=(Snapshot.id, Snapshot.source_id, Snapshot.schedule_id, Snapshot.copy_of_id),
     )
+    if copy_of is None and not copies:
+        sieve.append(unindexed(Snapshot.copy_of_id).is_(None))
     if wanted:
         sieve.append(unindexed(Snapshot.status).in_(wanted))
     spans = []

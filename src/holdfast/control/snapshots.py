@@ -157,7 +157,7 @@ def cancel(tx: Tx, who: Principal, snapshot_id: str, *, now: datetime) -> Snapsh
     row = scope.find(tx, who, Snapshot, snapshot_id)
     if row.status == "CANCELLED":
         return row
-    if row.kind == sources.TASK:
+    if row.kind == sources.TASK and row.copy_of_id is None:
         raise NotReady(
             "This is a snapshot of a task and taken by the task's own job; it ends by itself, or "
             "with the task."

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from sqlalchemy import func, or_, select
+from sqlalchemy.orm import aliased
 
 from holdfast.control.allocation import allocate
 from holdfast.control.database import Tx
@@ -20,8 +21,10 @@ from holdfast.control.ledger import HOURLY
 from holdfast.control.tables import (
     AuditEntry,
     Bucket,
+    Drill,
     Host,
     LedgerEntry,
+    Repository,
     Restore,
     Schedule,
     Snapshot,
@@ -32,19 +35,24 @@ GROUPINGS: Final = ("resource", "label", "schedule", "snapshot")
 MANUAL: Final = "manual"
 UNLABELLED: Final = "(none)"
 
+_ORIGINAL: Final = aliased(Snapshot)
+_SCHEDULE_ID: Final = func.coalesce(Snapshot.schedule_id, _ORIGINAL.schedule_id)
+"""A copy has no schedule; what it costs is for the one that its original is of."""
+
 Key = tuple[str, str, str, str]
 """Group, what, kind, currency."""
 
 
 @dataclass(frozen=True, slots=True)
 class Booked:
-    """The month's charges for one resource and thing: their quantities and their sum."""
+    """The month's charges for one resource and thing in a region: quantities and sum."""
 
     what: str
     kind: str
     currency: str
     resource_kind: str
     resource_id: str
+    region_id: str
     labels: Mapping[str, str]
     quantity_mb: int
     femto: int
@@ -52,7 +60,7 @@ class Booked:
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """What a charge for a snapshot or restore belongs to."""
+    """What a charge for a snapshot, restore or drill belongs to."""
 
     source_id: str
     schedule_id: str | None
@@ -108,7 +116,7 @@ def grouped(
 
     for each in booked:
         run = runs.get(each.resource_id)
-        there = stays.get(each.resource_id, ())
+        there = stays.get((each.resource_id, each.region_id), ())
         if run is not None:
             sums.add(group_of(run), each, each.quantity_mb, each.femto)
         elif each.kind == HOURLY and there:
@@ -134,53 +142,82 @@ def _labelled(labels: Mapping[str, str], label: str | None) -> list[str]:
 
 
 def _runs(tx: Tx, account_id: str, start: datetime, end: datetime) -> dict[str, _Run]:
-    """Snapshots and restores that ended in the month, which is when they are booked."""
-    columns = (Snapshot.source_id, Snapshot.schedule_id, Snapshot.id)
-    ended = select(Snapshot.id, *columns).where(
-        Snapshot.account_id == account_id, Snapshot.finished_at >= start, Snapshot.finished_at < end
+    """Snapshots, restores and drills that ended in the month, which is when they are booked."""
+    columns = (Snapshot.source_id, _SCHEDULE_ID, Snapshot.id)
+    ended = (
+        select(Snapshot.id, *columns)
+        .outerjoin(_ORIGINAL, _ORIGINAL.id == Snapshot.copy_of_id)
+        .where(
+            Snapshot.account_id == account_id,
+            Snapshot.finished_at >= start,
+            Snapshot.finished_at < end,
+        )
     )
     restored = (
         select(Restore.id, *columns)
         .join(Snapshot, Snapshot.id == Restore.snapshot_id)
+        .outerjoin(_ORIGINAL, _ORIGINAL.id == Snapshot.copy_of_id)
         .where(
             Restore.account_id == account_id,
             Restore.finished_at >= start,
             Restore.finished_at < end,
         )
     )
+    drilled = (
+        select(Drill.id, *columns)
+        .join(Snapshot, Snapshot.id == Drill.snapshot_id)
+        .outerjoin(_ORIGINAL, _ORIGINAL.id == Snapshot.copy_of_id)
+        .where(
+            Drill.account_id == account_id,
+            # A keeper's costs nothing.
+            Drill.host_id.is_not(None),
+            Drill.finished_at >= start,
+            Drill.finished_at < end,
+        )
+    )
     return {
         row_id: _Run(source_id, schedule_id, snapshot_id)
-        for statement in (ended, restored)
+        for statement in (ended, restored, drilled)
         for row_id, source_id, schedule_id, snapshot_id in tx.execute(statement)
     }
 
 
-def _stays(tx: Tx, account_id: str, start: datetime, end: datetime) -> dict[str, list[_Stay]]:
-    """By source: what was stored, weighed by its share of the repository and its seconds."""
-    found = select(
-        Snapshot.source_id,
-        Snapshot.schedule_id,
-        Snapshot.id,
-        Snapshot.share_bytes,
-        Snapshot.stored_bytes,
-        Snapshot.finished_at,
-        Snapshot.purged_at,
-    ).where(
-        Snapshot.account_id == account_id,
-        Snapshot.manifest_id.is_not(None),
-        Snapshot.finished_at < end,
-        or_(Snapshot.purged_at.is_(None), Snapshot.purged_at > start),
+def _stays(
+    tx: Tx, account_id: str, start: datetime, end: datetime
+) -> dict[tuple[str, str], list[_Stay]]:
+    """By source and region: what was stored, weighed by its share there and its seconds."""
+    found = (
+        select(
+            Snapshot.source_id,
+            Repository.region_id,
+            _SCHEDULE_ID,
+            Snapshot.id,
+            Snapshot.share_bytes,
+            Snapshot.stored_bytes,
+            Snapshot.finished_at,
+            Snapshot.purged_at,
+        )
+        .join(Repository, Repository.id == Snapshot.repository_id)
+        .outerjoin(_ORIGINAL, _ORIGINAL.id == Snapshot.copy_of_id)
+        .where(
+            Snapshot.account_id == account_id,
+            Snapshot.manifest_id.is_not(None),
+            Snapshot.finished_at < end,
+            or_(Snapshot.purged_at.is_(None), Snapshot.purged_at > start),
+        )
     )
-    stays: dict[str, list[_Stay]] = defaultdict(list)
+    stays: dict[tuple[str, str], list[_Stay]] = defaultdict(list)
     order = (Snapshot.finished_at, Snapshot.id)
-    for source_id, schedule_id, row_id, share, stored, finished, purged in tx.execute(
+    for source_id, region_id, schedule_id, row_id, share, stored, finished, purged in tx.execute(
         found.order_by(*order)
     ):
         assert finished is not None  # the condition above
         # What was removed has no share any more; what it added is the nearest to it.
         size = (stored if purged or share is None else share) or 0
         seconds = (min(purged or end, end) - max(finished, start)).total_seconds()
-        stays[source_id].append(_Stay(_Run(source_id, schedule_id, row_id), size * int(seconds)))
+        stays[source_id, region_id].append(
+            _Stay(_Run(source_id, schedule_id, row_id), size * int(seconds))
+        )
     return stays
 
 
@@ -229,9 +266,8 @@ def _schedule_names(tx: Tx, account_id: str) -> dict[str, str]:
 
 
 def _snapshot_names(tx: Tx, account_id: str, start: datetime, end: datetime) -> dict[str, str]:
-    found = select(Snapshot.id, Snapshot.name, Snapshot.captured_at, Source.path).join(
-        Source, Source.id == Snapshot.source_id
-    )
+    columns = (Snapshot.id, Snapshot.name, Snapshot.captured_at, Source.path, Snapshot.copy_of_id)
+    found = select(*columns).join(Source, Source.id == Snapshot.source_id)
     rows = tx.execute(
         found.where(
             Snapshot.account_id == account_id,
@@ -239,7 +275,8 @@ def _snapshot_names(tx: Tx, account_id: str, start: datetime, end: datetime) -> 
             or_(Snapshot.purged_at.is_(None), Snapshot.purged_at > start),
         )
     )
-    return {
-        row_id: name or f"{path} {captured:%Y-%m-%d %H:%M}" if captured else name or path
-        for row_id, name, captured, path in rows
-    }
+    names = {}
+    for row_id, name, captured, path, copy_of_id in rows:
+        known = name or (f"{path} {captured:%Y-%m-%d %H:%M}" if captured else path)
+        names[row_id] = known if copy_of_id is None else f"{known} (copy)"
+    return names

@@ -194,6 +194,7 @@ def _booked(
         LedgerEntry.currency,
         LedgerEntry.resource_kind,
         LedgerEntry.resource_id,
+        LedgerEntry.region_id,
     )
     sums = (
         func.sum(LedgerEntry.quantity_mb),
@@ -205,7 +206,8 @@ def _booked(
     )
     booked = []
     for row in map(_whole, tx.execute(found.group_by(*keys, *labels))):
-        what, kind, currency, resource_kind, resource_id, quantity, micro, rest, *more = row
+        what, kind, currency, resource_kind, resource_id, region_id, *sums_and_labels = row
+        quantity, micro, rest, *more = sums_and_labels
         booked.append(
             Booked(
                 what=what,
@@ -213,6 +215,7 @@ def _booked(
                 currency=currency,
                 resource_kind=resource_kind,
                 resource_id=resource_id,
+                region_id=region_id,
                 labels=more[0] if more else {},
                 quantity_mb=quantity,
                 femto=amounts.joined(micro, rest),

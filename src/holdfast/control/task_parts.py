@@ -140,6 +140,7 @@ def skip(
             Snapshot.account_id == part.account_id,
             Snapshot.status.in_(UNFINISHED),
             unindexed(Snapshot.source_id) == part.source_id,
+            Snapshot.copy_of_id.is_(None),
             Snapshot.id != part.id,
             or_(Snapshot.started_at.is_not(None), unindexed(Snapshot.trigger) == "periodic"),
         )
@@ -184,6 +185,7 @@ def fail_unfinished(
         Snapshot.account_id == instance.account_id,
         Snapshot.status.in_(UNFINISHED),
         unindexed(Snapshot.source_id) == instance.source_id,
+        Snapshot.copy_of_id.is_(None),  # which has a job of its own
     )
     if before_slot is not None:
         found = found.where(Snapshot.slot_at < before_slot)

@@ -43,7 +43,7 @@ _WORDS: tuple[tuple[type[HoldfastError], str], ...] = (
     (StoreUnavailable, "The storage of this region does not answer now; try again soon."),
     (StoreDenied, "The storage of this region refuses this; ask the operator."),
     (StoreError, "The storage of this region failed; ask the operator."),
-    (NotARepository, "There is no repository yet; the first backup makes it."),
+    (NotARepository, "Nothing was backed up to this repository yet, or its store is gone."),
     (Damaged, "What is stored here is damaged; run a verification to see what is affected."),
     (RepositoryError, "The repository cannot be opened; ask the operator."),
 )

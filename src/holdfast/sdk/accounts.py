@@ -45,7 +45,6 @@ class Account:
     region_id: str = ""
     is_operator: bool = False
     created_at: datetime | None = None
-    closed_at: datetime | None = None
     profile: Profile = field(default_factory=Profile)
     profile_missing: tuple[str, ...] = ()
     quotas: Quotas = field(default_factory=Quotas)

@@ -37,6 +37,7 @@ class LedgerEntry:
     what: str | None = None
     resource_kind: str | None = None
     resource_id: str | None = None
+    region_id: str | None = None
     hour: datetime | None = None
     quantity_mb: int = 0
     price_id: str | None = None
@@ -86,6 +87,7 @@ class Cost:
     """One thing that is paid for; `amount` is None where it is not known."""
 
     what: str
+    region_id: str = ""
     per: str = ""
     quantity_bytes: int | None = None
     rate: str = ""
@@ -158,6 +160,10 @@ class BillingResource:
     def estimate_snapshot(self, source_id: str, *, expected_bytes: int | None = None) -> Estimate:
         """What one more snapshot of a source would cost."""
         return self._estimate("snapshot", source_id=source_id, expected_bytes=expected_bytes)
+
+    def estimate_copy(self, snapshot_id: str, region_id: str) -> Estimate:
+        """What a copy of a snapshot to another region would cost."""
+        return self._estimate("copy", snapshot_id=snapshot_id, region_id=region_id)
 
     def estimate_restore(self, snapshot_id: str, *, restored_bytes: int | None = None) -> Estimate:
         """What restoring or downloading a snapshot would cost."""

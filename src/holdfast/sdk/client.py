@@ -20,6 +20,7 @@ from holdfast.sdk.audit import AuditResource
 from holdfast.sdk.billing import BillingResource
 from holdfast.sdk.buckets import BucketsResource
 from holdfast.sdk.data import SnapshotData
+from holdfast.sdk.drills import DrillsResource
 from holdfast.sdk.events import EventsResource
 from holdfast.sdk.hosts import HostsResource
 from holdfast.sdk.jobs import JobsResource
@@ -72,6 +73,7 @@ class Client:
         self.snapshots = SnapshotsResource(transport, pause)
         self.data = SnapshotData(transport, pause)
         self.restores = RestoresResource(transport, pause)
+        self.drills = DrillsResource(transport, pause)
         self.tasks = TasksResource(transport, pause)
         self.task_snapshots = TaskSnapshotsResource(transport, pause)
         self.buckets = BucketsResource(transport, pause)

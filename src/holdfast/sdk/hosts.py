@@ -77,15 +77,21 @@ class HostsResource:
         roots: Roots | None = None,
         put_only: bool = False,
         keeper: bool = False,
+        region_id: str = "",
         expires_in_seconds: int = 3600,
     ) -> Invitation:
-        """Let one machine enrol. `put_only`: it can add backups, and neither read nor remove."""
+        """Let one machine enrol. `put_only`: it can add backups, and neither read nor remove.
+
+        `region_id` is a keeper's; other hosts are of their account's region.
+        """
         body: dict[str, object] = {
             "name": name,
             "put_only": put_only,
             "keeper": keeper,
             "expires_in_seconds": expires_in_seconds,
         }
+        if region_id:
+            body["region_id"] = region_id
         if roots is not None:
             body["roots"] = [dict(each) for each in roots]
         return from_json(Invitation, self._transport.post(f"{_PATH}/invitations", body))

@@ -50,3 +50,10 @@ class RepositoriesResource:
         """The password and the command; needs restore and administer, and is audited."""
         document = self._transport.post(f"{_PATH}/{repository_id}/password")
         return from_json(RepositoryAccess, document)
+
+    def declare_lost(self, repository_id: str) -> Repository:
+        """Have the next backup make it anew, because its store has lost it for good.
+
+        Needs delete and administer. What was in it is marked as missing.
+        """
+        return from_json(Repository, self._transport.post(f"{_PATH}/{repository_id}/lost"))

@@ -17,7 +17,12 @@ _PATH = "/api/v1/schedules"
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """A backup configuration. `due_at` is the next slot, None while paused."""
+    """A backup configuration. `due_at` is the next slot, None while paused.
+
+    Every `drill_days` its newest snapshot is drilled, next at `drill_due_at`; None: never.
+    What it completes is copied to `copy_region_id`: so many copies wait, and the oldest of
+    their originals has for so long.
+    """
 
     id: str
     source_id: str
@@ -35,6 +40,12 @@ class Schedule:
     removed_at: datetime | None = None
     settled_until: datetime | None = None
     due_at: datetime | None = None
+    drill_days: int | None = None
+    drill_due_at: datetime | None = None
+    copy_region_id: str | None = None
+    copy_lag_seconds: int | None = None
+    copies_pending: int | None = None
+    last_copied_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

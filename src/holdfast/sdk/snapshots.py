@@ -26,7 +26,10 @@ class Snapshot:
     `status`: PENDING, RUNNING, COMPLETED, FAILED, CANCELLED, SKIPPED, EXPIRED or DELETED.
     Bytes: `logical` is the size of what was captured, `read` what of it had to be read,
     `stored` what it added to the repository, `share` its part of what is stored now,
-    `freed` what deleting it alone would free.
+    `freed` what deleting it alone would free. `drill` is the result of the last drill, and
+    `drilled_at` the beginning of the last one of all of it that passed; `proven_at` is the
+    later of that and `verified_at`. A copy in another region has `copy_of_id`; `region_id` is
+    where the snapshot lies.
     """
 
     id: str
@@ -37,6 +40,8 @@ class Snapshot:
     schedule_id: str | None = None
     job_id: str | None = None
     task_snapshot_id: str | None = None
+    copy_of_id: str | None = None
+    region_id: str = ""
     name: str = ""
     description: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -61,6 +66,9 @@ class Snapshot:
     error_message: str | None = None
     verified_at: datetime | None = None
     verification: Mapping[str, Any] | None = None
+    drilled_at: datetime | None = None
+    drill: Mapping[str, Any] | None = None
+    proven_at: datetime | None = None
     kept_because: tuple[str, ...] = ()
     removed_at: datetime | None = None
     removed_because: str | None = None
@@ -97,6 +105,8 @@ class SnapshotsResource:
         source_id: str = "",
         host_id: str = "",
         schedule_id: str = "",
+        copy_of: str = "",
+        copies: bool = False,
         status: str = "",
         kind: str = "",
         search: str = "",
@@ -105,11 +115,16 @@ class SnapshotsResource:
         until: datetime | None = None,
         order: str = "newest",
     ) -> Iterator[Snapshot]:
-        """All runs, whatever became of them; `search` looks in names, descriptions, labels."""
+        """All runs, whatever became of them; `search` looks in names, descriptions, labels.
+
+        With `copies` also those in other regions, with `copy_of` those of one snapshot.
+        """
         query = {
             "source_id": source_id,
             "host_id": host_id,
             "schedule_id": schedule_id,
+            "copy_of": copy_of,
+            "copies": copies or None,
             "status": status,
             "kind": kind,
             "search": search,
@@ -139,6 +154,11 @@ class SnapshotsResource:
     def edit(self, snapshot_id: str, **changes: object) -> Snapshot:
         """Change `name`, `description` or `labels`."""
         return from_json(Snapshot, self._transport.patch(f"{_PATH}/{snapshot_id}", changes))
+
+    def copy(self, snapshot_id: str, region_id: str) -> Snapshot:
+        """Copy it to another region; the copy is PENDING until a keeper there takes it up."""
+        body = {"region_id": region_id}
+        return from_json(Snapshot, self._transport.post(f"{_PATH}/{snapshot_id}/copies", body))
 
     def cancel(self, snapshot_id: str) -> Snapshot:
         return self._act(snapshot_id, "cancel")

@@ -9,7 +9,7 @@ from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
 from holdfast.cli import output, values
-from holdfast.cli.choose import snapshot_id, source_id
+from holdfast.cli.choose import region_id, snapshot_id, source_id
 from holdfast.cli.invocation import Invocation, Outcome
 from holdfast.cli.parser import Parser, value_of
 from holdfast.cli.verbs import (
@@ -97,10 +97,16 @@ class Monthly:
 
 
 def _estimate(client: Client, arguments: Namespace) -> Any:
+    if arguments.copy:
+        if not arguments.to:
+            raise UsageError("Copied to where? Give --to REGION.")
+        return client.billing.estimate_copy(
+            snapshot_id(client, arguments.copy), region_id(client, arguments.to)
+        )
     if arguments.restore:
         return client.billing.estimate_restore(snapshot_id(client, arguments.restore))
     if not arguments.source:
-        raise UsageError("Of what? Name a source, or give --restore SNAPSHOT.")
+        raise UsageError("Of what? Name a source, or give --restore or --copy SNAPSHOT.")
     return client.billing.estimate_snapshot(
         source_id(client, arguments.source), expected_bytes=arguments.size
     )
@@ -173,6 +179,10 @@ VERBS = {
             argument(
                 "--restore", metavar="SNAPSHOT", default="", help="what restoring this would cost"
             ),
+            argument(
+                "--copy", metavar="SNAPSHOT", default="", help="what a copy of this would cost"
+            ),
+            argument("--to", metavar="REGION", default="", help="the region of --copy"),
         ),
     ),
     "cost": Showing(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
-from holdfast.cli.choose import host_id, host_of
+from holdfast.cli.choose import host_id, host_of, region_id
 from holdfast.cli.parser import value_of
 from holdfast.cli.verbs import (
     Column,
@@ -81,6 +81,7 @@ def _invite(client: Client, arguments: Namespace) -> Any:
         roots=_roots(arguments.root),
         put_only=arguments.put_only,
         keeper=arguments.keeper,
+        region_id=region_id(client, arguments.region) if arguments.region else "",
         expires_in_seconds=int(arguments.valid),
     )
 
@@ -137,6 +138,9 @@ VERBS = {
                 "--keeper",
                 action="store_true",
                 help="it verifies and cleans the region's repositories (operators)",
+            ),
+            argument(
+                "--region", metavar="REGION", default="", help="the region of --keeper (operators)"
             ),
             argument(
                 "--valid",

@@ -33,6 +33,8 @@ VERBS = {
                 choices=(
                     "backup",
                     "restore",
+                    "drill",
+                    "copy",
                     "verify",
                     "remove",
                     "prune",

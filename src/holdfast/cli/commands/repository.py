@@ -5,6 +5,14 @@ from __future__ import annotations
 from holdfast.cli.choose import repository_id
 from holdfast.cli.verbs import Doing, Listing, argument, column, size
 
+_WHICH = argument(
+    "repository_id",
+    metavar="REPOSITORY",
+    nargs="?",
+    default="",
+    help="its id; not needed where there is one only",
+)
+
 VERBS = {
     "list": Listing(
         "repository",
@@ -27,16 +35,19 @@ VERBS = {
             "put a token that may restore in place of TOKEN; that the password was shown is in "
             "the audit log"
         ),
-        (
-            argument(
-                "repository_id",
-                metavar="REPOSITORY",
-                nargs="?",
-                default="",
-                help="its id; not needed where there is one only",
-            ),
-        ),
+        (_WHICH,),
         asks=lambda _arguments: "show the password that opens everything in this repository?",
         shows=(column("address", "url"), column("password"), column("try", "command")),
+    ),
+    "lost": Doing(
+        "repository",
+        lambda client, arguments: client.repositories.declare_lost(
+            repository_id(client, arguments.repository_id)
+        ),
+        lambda _repository, _arguments: (
+            "its snapshots are marked as missing; the next backup makes the repository anew"
+        ),
+        (_WHICH,),
+        asks=lambda _arguments: "has the store lost this repository for good?",
     ),
 }

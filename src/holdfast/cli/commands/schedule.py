@@ -6,10 +6,10 @@ from argparse import Namespace
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from holdfast.cli import text
-from holdfast.cli.choose import host_id, schedule_id, schedule_of, source_id
+from holdfast.cli import text, values
+from holdfast.cli.choose import host_id, region_id, schedule_id, schedule_of, source_id
 from holdfast.cli.invocation import Invocation, Outcome
-from holdfast.cli.parser import Parser
+from holdfast.cli.parser import Parser, value_of
 from holdfast.cli.runs import Starting, snapshot_said
 from holdfast.cli.verbs import (
     Argument,
@@ -35,6 +35,11 @@ _PERIODS = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
 _PRESETS = ("6h", "12h", "daily", "weekly")
 
 
+def _days(written: str) -> int:
+    """A number of days; 0 for never, which may be written as a word."""
+    return 0 if written == "off" else values.natural(written)
+
+
 def _timing() -> tuple[Argument, ...]:
     return (
         argument("--name", metavar="NAME", help="what to call it"),
@@ -47,6 +52,17 @@ def _timing() -> tuple[Argument, ...]:
             "--archive-format",
             choices=("repository", "zip"),
             help="zip writes a standard archive for each run besides",
+        ),
+        argument(
+            "--copy-to",
+            metavar="REGION",
+            help="copy what it completes to this region; `off` ends that",
+        ),
+        argument(
+            "--drill-every",
+            metavar="DAYS",
+            type=value_of(_days),
+            help="restore the newest snapshot as a test every 1 to 365 days; `off` ends that",
         ),
     )
 
@@ -74,7 +90,7 @@ def _retention_of(arguments: Namespace) -> dict[str, object]:
     return found
 
 
-def _members(arguments: Namespace) -> dict[str, object]:
+def _members(client: Client, arguments: Namespace) -> dict[str, object]:
     found = given(
         name=arguments.name,
         interval_hours=arguments.every,
@@ -84,13 +100,19 @@ def _members(arguments: Namespace) -> dict[str, object]:
         window=arguments.window,
         archive_format=arguments.archive_format,
     )
+    if arguments.copy_to == "off":
+        found["copy_region_id"] = None
+    elif arguments.copy_to:
+        found["copy_region_id"] = region_id(client, arguments.copy_to)
+    if arguments.drill_every is not None:
+        found["drill_days"] = arguments.drill_every or None
     if len({"interval_hours", "preset", "cron"} & set(found)) > 1:
         raise UsageError("Give one of --every, --preset and --cron.")
     return found
 
 
 def _add(client: Client, arguments: Namespace) -> Any:
-    members, retention = _members(arguments), _retention_of(arguments)
+    members, retention = _members(client, arguments), _retention_of(arguments)
     if not {"interval_hours", "preset", "cron"} & set(members):
         raise UsageError("When is it due? Give one of --every, --preset and --cron.")
     if not retention:
@@ -104,7 +126,7 @@ def _add(client: Client, arguments: Namespace) -> Any:
 
 
 def _edit(client: Client, arguments: Namespace) -> Any:
-    changes = _members(arguments)
+    changes = _members(client, arguments)
     if retention := _retention_of(arguments):
         changes["retention"] = retention
     if not changes:
@@ -129,6 +151,21 @@ def keeps(retention: Mapping[str, Any]) -> str:
     ]
     days = retention.get("max_age_days")
     return ", ".join([*parts, *([f"{days} days"] if days else [])])
+
+
+def _drills(schedule: Schedule) -> str:
+    if schedule.drill_days is None:
+        return "none"
+    return f"every {text.count(schedule.drill_days, 'day')}"
+
+
+def _copies(schedule: Schedule) -> str:
+    if schedule.copy_region_id is None:
+        return "none"
+    if not schedule.copies_pending:
+        return f"to {schedule.copy_region_id}, all there"
+    behind = text.duration(schedule.copy_lag_seconds or 0)
+    return f"to {schedule.copy_region_id}, {schedule.copies_pending:,} missing, {behind} behind"
 
 
 def _state(schedule: Schedule) -> str:
@@ -215,6 +252,10 @@ VERBS = {
             column("archive", "archive_format"),
             Column("state", _state),
             column("next", "due_at"),
+            Column("copies", _copies),
+            column("last copied", "last_copied_at"),
+            Column("drills", _drills),
+            column("next drill", "drill_due_at"),
             column("made", "created_at"),
             column("changed", "updated_at"),
         ),

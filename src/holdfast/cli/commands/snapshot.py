@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from holdfast.cli import values
-from holdfast.cli.choose import host_id, schedule_id, snapshot_id, snapshot_of, source_id
+from holdfast.cli import text, values
+from holdfast.cli.choose import (
+    host_id,
+    region_id,
+    schedule_id,
+    snapshot_id,
+    snapshot_of,
+    source_id,
+)
 from holdfast.cli.contents import Browse, Compare, Download
 from holdfast.cli.logs import LogOf
 from holdfast.cli.parser import value_of
-from holdfast.cli.runs import Starting, restore_said
+from holdfast.cli.runs import Starting, restore_said, snapshot_said
 from holdfast.cli.verbs import (
     Column,
     Doing,
@@ -27,6 +35,7 @@ from holdfast.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
     from holdfast.sdk.client import Client
+    from holdfast.sdk.snapshots import Snapshot
 
 _SNAPSHOT = argument("snapshot", metavar="SNAPSHOT", help="an id, a name, or `latest`")
 _STATUSES = (
@@ -39,6 +48,18 @@ _STATUSES = (
     "EXPIRED",
     "DELETED",
 )
+
+
+def _last_drill(snapshot: Snapshot) -> str:
+    drill = snapshot.drill
+    if not drill:
+        return ""
+    outcome = "passed" if drill.get("passed") else "NOT PASSED"
+    part = " (chosen paths only)" if drill.get("partial") else ""
+    began = shown(datetime.fromisoformat(str(drill["at"])))
+    return f"{outcome}{part}, {began}, restored in {text.duration(drill['restore_seconds'])}"
+
+
 _DETAILS = (
     column("id"),
     column("name"),
@@ -51,6 +72,8 @@ _DETAILS = (
     column("source", "source_id"),
     column("schedule", "schedule_id"),
     column("machine", "host_id"),
+    column("region", "region_id"),
+    column("copy of", "copy_of_id"),
     column("captured", "captured_at"),
     column("finished", "finished_at"),
     column("consistency"),
@@ -61,6 +84,8 @@ _DETAILS = (
     size("share of what is stored", "share_bytes"),
     size("freed if deleted", "freed_bytes"),
     column("verified", "verified_at"),
+    Column("last drill", _last_drill),
+    column("proven", "proven_at"),
     column("kept because", "kept_because"),
     column("removed", "removed_at"),
     column("removed because", "removed_because"),
@@ -76,6 +101,8 @@ def _list(client: Client, arguments: Namespace) -> Any:
         source_id=source_id(client, arguments.source) if arguments.source else "",
         host_id=host_id(client, arguments.host) if arguments.host else "",
         schedule_id=schedule_id(client, arguments.schedule) if arguments.schedule else "",
+        copy_of=snapshot_id(client, arguments.copy_of) if arguments.copy_of else "",
+        copies=arguments.copies,
         status=arguments.status or "",
         search=arguments.search,
         label=arguments.label,
@@ -137,6 +164,10 @@ VERBS = {
             argument("--source", metavar="SOURCE", default="", help="only those of this source"),
             argument("--host", metavar="HOST", default="", help="only those of this machine"),
             argument("--schedule", metavar="SCHEDULE", default="", help="only those of this one"),
+            argument(
+                "--copy-of", metavar="SNAPSHOT", default="", help="the copies of this snapshot"
+            ),
+            argument("--copies", action="store_true", help="also copies in other regions"),
             argument("--status", choices=_STATUSES, help="only those with this status"),
             argument(
                 "--search",
@@ -220,6 +251,18 @@ VERBS = {
     "log": LogOf(
         _SNAPSHOT,
         lambda client, arguments: client.snapshots.log(snapshot_id(client, arguments.snapshot)),
+    ),
+    "copy": Starting(
+        "snapshot",
+        lambda client, arguments: client.snapshots.copy(
+            snapshot_id(client, arguments.snapshot), region_id(client, arguments.to)
+        ),
+        lambda client, snapshot, report: client.snapshots.wait(snapshot, report=report),
+        snapshot_said,
+        (
+            _SNAPSHOT,
+            argument("--to", metavar="REGION", required=True, help="an id or a name"),
+        ),
     ),
     "browse": Browse(),
     "download": Download(),

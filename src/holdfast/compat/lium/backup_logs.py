@@ -11,7 +11,7 @@ from holdfast.compat import route
 from holdfast.compat.lium import work
 from holdfast.compat.lium.backup_configs import of_host
 from holdfast.compat.lium.pages import Number, Size, numbered
-from holdfast.control import hosts, jobs, snapshots
+from holdfast.control import hosts, jobs, scope, snapshots
 from holdfast.control.database import Tx
 from holdfast.control.principal import Principal
 from holdfast.control.tables import Snapshot
@@ -82,6 +82,7 @@ def logs(call: Asked, page: Number = 1, limit: Size = 20) -> dict[str, Any]:
 def log(call: Asked, log_id: str) -> dict[str, Any]:
     """One run."""
     with call.reading() as tx:
+        _run(tx, call.who, log_id)
         return _document(tx, call.who, snapshots.get(tx, call.who, log_id), call.now)
 
 
@@ -89,6 +90,7 @@ def log(call: Asked, log_id: str) -> dict[str, Any]:
 def cancel(call: Asked, log_id: str) -> dict[str, Any]:
     """Wish that a run ends; its history stays."""
     with call.writing() as tx:
+        _run(tx, call.who, log_id)
         row = snapshots.cancel(tx, call.who, log_id, now=call.now)
         return _document(tx, call.who, row, call.now)
 
@@ -97,8 +99,17 @@ def cancel(call: Asked, log_id: str) -> dict[str, Any]:
 def delete(call: Asked, log_id: str) -> dict[str, Any]:
     """Remove what is stored; the row stays, and so does the data for the recycle period."""
     with call.writing() as tx:
+        _run(tx, call.who, log_id)
         row = snapshots.delete(tx, call.who, log_id, now=call.now)
         return _document(tx, call.who, row, call.now)
+
+
+def _run(tx: Tx, who: Principal, log_id: str) -> Snapshot:
+    """A run of a backup; copies in other regions are none, and Lium has nothing like them."""
+    row = scope.find(tx, who, Snapshot, log_id)
+    if row.copy_of_id is not None:
+        raise NotFound("There is no such backup log; list the logs to see which there are.")
+    return row
 
 
 def _document(tx: Tx, who: Principal, row: Snapshot, now: datetime) -> dict[str, Any]:

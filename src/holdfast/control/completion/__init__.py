@@ -17,6 +17,8 @@ from holdfast.control.tables import Job
 KINDS: Final = (
     "backup",
     "restore",
+    "drill",
+    "copy",
     "task",
     "verify",
     "remove",
@@ -86,9 +88,15 @@ def requeued(tx: Tx, job: Job, *, now: datetime) -> None:
 
 
 def _run(kind: str) -> Run | None:
-    from holdfast.control.completion import backup, restore, task
+    from holdfast.control.completion import backup, copy, drill, restore, task
 
-    runs: dict[str, Run] = {"backup": backup, "restore": restore, "task": task}
+    runs: dict[str, Run] = {
+        "backup": backup,
+        "restore": restore,
+        "drill": drill,
+        "copy": copy,
+        "task": task,
+    }
     return runs.get(kind)
 
 

@@ -10,7 +10,7 @@ from datetime import datetime
 import structlog
 from sqlalchemy import select
 
-from holdfast.control import retention
+from holdfast.control import copy_policy, retention
 from holdfast.control.completion import stored_snapshot
 from holdfast.control.completion.report import Report
 from holdfast.control.database import Tx
@@ -48,6 +48,7 @@ def requeued(tx: Tx, job: Job, *, now: datetime) -> None:
 def complete(tx: Tx, job: Job, report: Report, *, now: datetime) -> None:
     snapshot = stored_snapshot.complete(tx, job.subject_id, report, job=job, now=now)
     _apply_retention(tx, snapshot, now=now)
+    _start_copy(tx, snapshot, now=now)
     stored_snapshot.tell_completed(tx, snapshot, _what(snapshot), job=job, now=now)
 
 
@@ -97,6 +98,20 @@ def _apply_retention(tx: Tx, snapshot: Snapshot, *, now: datetime) -> None:
         _log.warning("retention_not_applied", schedule_id=schedule.id, error=error.message)
         message = f"Retention was not applied after this run: {error.message}"
         finding = Finding("retention_not_applied", message, schedule.id)
+        snapshot.findings = [*snapshot.findings, finding.as_dict()]
+
+
+def _start_copy(tx: Tx, snapshot: Snapshot, *, now: datetime) -> None:
+    """Begin the copy that the schedule wants; what cannot be begun now is made up for."""
+    schedule = snapshot.schedule_id and tx.get(Schedule, snapshot.schedule_id)
+    if not schedule or schedule.copy_region_id is None:
+        return
+    try:
+        with tx.begin_nested():
+            copy_policy.start_by_policy(tx, snapshot, schedule, now=now)
+    except HoldfastError as error:
+        _log.warning("copy_not_begun", schedule_id=schedule.id, error=error.message)
+        finding = copy_policy.not_begun(schedule, error)
         snapshot.findings = [*snapshot.findings, finding.as_dict()]
 
 

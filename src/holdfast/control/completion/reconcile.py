@@ -3,9 +3,10 @@
 A snapshot whose manifest is missing keeps its status. If the store was only hiding it for a
 while, a row that was struck out would make the next reconciliation remove it as an orphan.
 An orphan is removed only if this database knows the job that made it, and that it ended; one
-of a job that goes on, such as a task's, may get a row yet. A database that came back from an
-old copy knows nothing of what was stored since, and must not delete it. Invariant: this
-changes no status and no manifest id.
+of a job that goes on, such as a task's, may get a row yet. A copy from another region is as
+old as what it was copied from, so nothing but its own job decides about it. A database that
+came back from an old copy knows nothing of what was stored since, and must not delete it.
+Invariant: this changes no status and no manifest id.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def complete(tx: Tx, job: Job, report: Report, *, now: datetime) -> None:
         was_missing = any(each.get("code") == MISSING for each in snapshot.findings)
         if snapshot.manifest_id in missing:
             lost.append(snapshot.id)
-            _mark(snapshot, now=now)
+            mark_missing(snapshot, now=now)
         elif was_missing and snapshot.manifest_id in asked:
             snapshot.findings = without_finding(snapshot.findings, MISSING)
             snapshot.verification = None
@@ -139,7 +140,8 @@ def _remove(tx: Tx, job: Job, manifest_ids: list[str], *, now: datetime) -> None
     )
 
 
-def _mark(snapshot: Snapshot, *, now: datetime) -> None:
+def mark_missing(snapshot: Snapshot, *, now: datetime) -> None:
+    """Note that nothing of a snapshot is there; a later comparison may find it again."""
     message = "The repository does not have this snapshot; nothing of it can be restored."
     snapshot.findings = with_finding(snapshot.findings, Finding(MISSING, message, snapshot.id))
     snapshot.verification = {"at": now.isoformat(), "clean": False, "by": "reconcile"}

@@ -33,7 +33,7 @@ def complete(tx: Tx, snapshot_id: str, report: Report, *, job: Job, now: datetim
     )
     snapshot = tx.get_one(Snapshot, snapshot_id, with_for_update=True, populate_existing=True)
     manifest_id = report.manifest_id("manifest_id")
-    _check_own(tx, snapshot, manifest_id)
+    check_own(tx, snapshot, manifest_id)
     snapshot.status = "COMPLETED"
     snapshot.finished_at = now
     snapshot.manifest_id = manifest_id
@@ -93,6 +93,8 @@ def tell(tx: Tx, snapshot: Snapshot, kind: str, message: str, *, job: Job, now: 
     }
     if snapshot.task_snapshot_id is not None:
         data["task_snapshot_id"] = snapshot.task_snapshot_id
+    if snapshot.copy_of_id is not None:
+        data["copy_of_id"] = snapshot.copy_of_id
     events.emit(
         tx,
         job.account_id,
@@ -106,7 +108,7 @@ def tell(tx: Tx, snapshot: Snapshot, kind: str, message: str, *, job: Job, now: 
     )
 
 
-def _check_own(tx: Tx, snapshot: Snapshot, manifest_id: str) -> None:
+def check_own(tx: Tx, snapshot: Snapshot, manifest_id: str) -> None:
     """Refuse another snapshot's manifest: when this one expires, that one would be lost."""
     other = tx.scalar(
         select(Snapshot.id).where(
