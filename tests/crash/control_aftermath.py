@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 from collections import Counter
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from aftermath import HARMLESS
 from control_books import check_books
 from control_processes import PROGRAM, eventually
 from control_site import Site
+from region_aftermath import check_copies, check_purged_in_time
 from sqlalchemy import select
 from tree_compare import Entry, describe_tree, differences
 
@@ -25,6 +27,7 @@ from holdfast.control.database import Database
 from holdfast.control.schedule_row import schedule_of
 from holdfast.control.tables import (
     AuditEntry,
+    Drill,
     Event,
     Job,
     Meter,
@@ -34,7 +37,7 @@ from holdfast.control.tables import (
     Source,
 )
 from holdfast.control.tables import Repository as RepositoryRow
-from holdfast.flows.reconcile import JOB_TAG
+from holdfast.flows.reconcile import job_of
 from holdfast.flows.restore import restore
 from holdfast.flows.restore_request import RestoreRequest
 from holdfast.flows.verify import VerifyRequest, verify
@@ -48,6 +51,12 @@ TOLD = {
     "COMPLETED": "snapshot.completed",
     "FAILED": "snapshot.failed",
     "CANCELLED": "snapshot.cancelled",
+}
+COPY_TOLD = {**TOLD, "COMPLETED": "snapshot.copied", "FAILED": "snapshot.copy_failed"}
+DRILL_TOLD = {
+    "COMPLETED": "drill.passed",
+    "FAILED": "drill.not_done",
+    "CANCELLED": "drill.cancelled",
 }
 
 
@@ -67,6 +76,8 @@ def check_database(database: Database, *, now: datetime, clock_went_back: bool =
     check_catalog(database, now=now)
     check_slots(database)
     check_told(database)
+    check_copies(database)
+    check_purged_in_time(database)
     check_books(database, clock_went_back=clock_went_back)
 
 
@@ -96,12 +107,13 @@ def pause_schedules(site: Site) -> None:
 
 def _is_reconciled(site: Site, since: datetime) -> bool:
     with site.database.read() as tx:
-        row = tx.scalars(
-            select(RepositoryRow).where(RepositoryRow.account_id == site.account_id)
-        ).one()
-    if not row.created_in_store_at:
-        return True
-    if row.reconciled_at is not None and row.reconciled_at >= since:
+        rows = tx.scalars(
+            select(RepositoryRow).where(
+                RepositoryRow.account_id == site.account_id,
+                RepositoryRow.created_in_store_at.is_not(None),
+            )
+        ).all()
+    if all(row.reconciled_at is not None and row.reconciled_at >= since for row in rows):
         return True
     if site.open_jobs():
         site.settle()
@@ -124,7 +136,8 @@ def check_catalog(database: Database, *, now: datetime) -> None:
         jobs = {job.id: job for job in tx.scalars(select(Job))}
         snapshots = tx.scalars(select(Snapshot)).all()
         restores = tx.scalars(select(Restore)).all()
-    runs: list[Snapshot | Restore] = [*snapshots, *restores]
+        drills = tx.scalars(select(Drill)).all()
+    runs: list[Snapshot | Restore | Drill] = [*snapshots, *restores, *drills]
     for job in jobs.values():
         if job.state == "leased":
             assert job.lease_until is not None
@@ -156,7 +169,7 @@ def check_acknowledged(site: Site) -> None:
         audited = set(tx.scalars(select(AuditEntry.request_id)))
         known = {
             table.__tablename__: set(tx.scalars(select(table.id)))
-            for table in (Snapshot, Restore, Source, Schedule)
+            for table in (Snapshot, Restore, Drill, Source, Schedule)
         }
     claims: Counter[tuple[str, int]] = Counter()
     for each in site.acknowledged:
@@ -223,6 +236,7 @@ def check_told(database: Database) -> None:
     with database.read() as tx:
         jobs = tx.scalars(select(Job).where(Job.state.in_(ENDED))).all()
         snapshots = tx.scalars(select(Snapshot)).all()
+        drills = tx.scalars(select(Drill)).all()
         entries = tx.scalars(select(AuditEntry)).all()
         events = Counter(
             (kind, subject) for kind, subject in tx.execute(select(Event.kind, Event.subject_id))
@@ -236,37 +250,54 @@ def check_told(database: Database) -> None:
     assert ends == had, f"not in the audit log: {had - ends}, or without reason: {ends - had}"
     for snapshot in snapshots:
         status = "COMPLETED" if snapshot.status in WITH_DATA else snapshot.status
-        if status in TOLD:
-            times = events[TOLD[status], snapshot.id]
+        told = TOLD if snapshot.copy_of_id is None else COPY_TOLD
+        if status in told:
+            times = events[told[status], snapshot.id]
             assert times == 1, f"{snapshot.id} is {status}, and that was told {times} times"
+    for drill in drills:
+        if drill.status in DRILL_TOLD:
+            kind = "drill.failed" if drill.passed is False else DRILL_TOLD[drill.status]
+            times = events[kind, drill.id]
+            assert times == 1, f"drill {drill.id} is {drill.status}, told {times} times"
 
 
 # The repository
 
 
 def check_repository(site: Site, *, restored: set[str] | None = None) -> None:
-    """It is whole, has what the catalog says, and gives back what there was."""
+    """In every region: it is whole, has what the catalog says, and gives back what there was."""
+    done = set() if restored is None else restored
+    for region_id in site.stores:
+        rows = _with_data(site, region_id)
+        with site.copy_of_repository(region_id) as copy:
+            repository = Repository.open(LocalStore(str(copy)), site.password(region_id))
+            found = verify(repository, VerifyRequest(read_data=True, workers=0))
+            assert found.clean, (found.findings, found.damaged)
+            codes = {note.code for note in found.notes}
+            assert codes <= HARMLESS, found.notes
+            listed = {each.id: each for each in repository.snapshots()[0]}
+            for row in rows:
+                assert row.manifest_id in listed, f"the manifest of {row.id}, {row.status}, is gone"
+                manifest = listed[row.manifest_id]
+                assert job_of(manifest) == row.job_id, f"{row.id} has another's manifest"
+                if row.manifest_id not in done:
+                    assert row.captured_at is not None
+                    content = site.sources[row.source_id].content_at(row.captured_at)
+                    assert_restores(site, repository, manifest, content)
+                    done.add(row.manifest_id)
+
+
+def _with_data(site: Site, region_id: str) -> Sequence[Snapshot]:
+    """Those whose data has to be in a region's repository."""
+    repository_id = site.repository_row(region_id).id
     with site.database.read() as tx:
-        rows = tx.scalars(
-            select(Snapshot).where(Snapshot.manifest_id.is_not(None), Snapshot.purged_at.is_(None))
+        return tx.scalars(
+            select(Snapshot).where(
+                Snapshot.repository_id == repository_id,
+                Snapshot.manifest_id.is_not(None),
+                Snapshot.purged_at.is_(None),
+            )
         ).all()
-    with site.copy_of_repository() as copy:
-        repository = Repository.open(LocalStore(str(copy)), site.password())
-        found = verify(repository, VerifyRequest(read_data=True, workers=0))
-        assert found.clean, (found.findings, found.damaged)
-        codes = {note.code for note in found.notes}
-        assert codes <= HARMLESS, found.notes
-        listed = {each.id: each for each in repository.snapshots()[0]}
-        done = set() if restored is None else restored
-        for row in rows:
-            assert row.manifest_id in listed, f"the manifest of {row.id}, {row.status}, is gone"
-            manifest = listed[row.manifest_id]
-            assert f"{JOB_TAG}{row.job_id}" in manifest.tags, f"{row.id} has another's manifest"
-            if row.manifest_id not in done:
-                assert row.captured_at is not None
-                content = site.sources[row.source_id].content_at(row.captured_at)
-                assert_restores(site, repository, manifest, content)
-                done.add(row.manifest_id)
 
 
 def assert_restores(
@@ -306,28 +337,25 @@ def check_restores(site: Site) -> None:
 
 def check_nothing_left_over(site: Site) -> None:
     """After a reconciliation: one manifest for each run that counts, and no lock."""
-    with site.database.read() as tx:
-        rows = tx.scalars(
-            select(Snapshot).where(Snapshot.manifest_id.is_not(None), Snapshot.purged_at.is_(None))
-        ).all()
-    repository = site.repository()
-    of_jobs = {
-        each.id
-        for each in repository.snapshots()[0]
-        if any(tag.startswith(JOB_TAG) for tag in each.tags)
-    }
-    unknown = of_jobs - {row.manifest_id for row in rows}
-    assert not unknown, f"restore points that the catalog does not know: {sorted(unknown)}"
-    locks = repository.ids(FileKind.LOCK)
-    assert not locks, f"locks are left: {locks}"
+    for region_id in site.stores:
+        known = {row.manifest_id for row in _with_data(site, region_id)}
+        repository = site.repository(region_id)
+        of_jobs = {each.id for each in repository.snapshots()[0] if job_of(each) is not None}
+        unknown = of_jobs - known
+        assert not unknown, f"restore points that the catalog does not know: {sorted(unknown)}"
+        locks = repository.ids(FileKind.LOCK)
+        assert not locks, f"locks are left: {locks}"
+    left = [each for machine in site.machines for each in machine.scratch()]
+    assert not left, f"drills have left something behind: {left}"
 
 
 def check_with_the_command_line(site: Site) -> None:
-    """A person who verifies the repository finds nothing either."""
-    with site.copy_of_repository() as copy:
-        done = subprocess.run(
-            [PROGRAM, "verify", "--read-data", "--workers", "0", "--no-cache", "-r", copy],
-            env={**site.environment, "HOLDFAST_PASSWORD": site.password()},
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    """A person who verifies the repositories finds nothing either."""
+    for region_id in site.stores:
+        with site.copy_of_repository(region_id) as copy:
+            done = subprocess.run(
+                [PROGRAM, "verify", "--read-data", "--workers", "0", "--no-cache", "-r", copy],
+                env={**site.environment, "HOLDFAST_PASSWORD": site.password(region_id)},
+                capture_output=True, text=True, check=False,
+            )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr

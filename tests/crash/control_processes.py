@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from control_launch import die_with_parent
 from control_relay import Message, Relay
+from shared_cluster import free_port
 
 from holdfast.agent import AgentSettings, enrol, parse_root
 
@@ -31,7 +31,7 @@ LAUNCH = str(Path(__file__).with_name("control_launch.py"))
 
 
 def eventually(
-    true: Callable[[], object], what: str | Callable[[], str], seconds: float = 60.0
+    true: Callable[[], object], what: str | Callable[[], str], seconds: float = 120.0
 ) -> None:
     """Wait until something is so; fail where it does not become so, and say `what`."""
     deadline = time.monotonic() + seconds
@@ -77,9 +77,7 @@ class Server:
         self.site, self.number, self.relay = site, number, Relay()
         self.directory = site.base / f"server-{number}"
         self.directory.mkdir(mode=0o700)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.settings = {
             "data_directory": str(self.directory),
             "port": self.port,
@@ -231,6 +229,10 @@ class Machine:
     def children(self) -> list[int]:
         """The jobs' processes, with their workers."""
         return below(self.pid) if self.is_up else []
+
+    def scratch(self) -> list[Path]:
+        """What lies where drills are restored to."""
+        return sorted((self.directory / "state" / "drills").glob("*"))
 
     def kill(self, _message: Message | None = None) -> None:
         """Kill -9 of the agent alone; its children have to end by themselves."""

@@ -38,7 +38,7 @@ from holdfast.control.tables import Repository as RepositoryRow
 from holdfast.repo.repository import Repository
 from holdfast.store.local import LocalStore
 
-SETTLE_SECONDS = 60.0
+SETTLE_SECONDS = 150.0
 STEP_SECONDS = 20.0
 """The clock goes on in such steps, so that whoever is alive can renew its lease in between."""
 _KEPT = ("PATH", "LANG", "TMPDIR", "VIRTUAL_ENV")
@@ -72,6 +72,7 @@ class Site:
         self.environment |= {"HOME": str(self.base), "PYTHONPATH": str(Path(__file__).parent)}
         self.servers: list[Server] = []
         self.machines: list[Machine] = []
+        self.stores: dict[str, Path] = {}
         self.sources: dict[str, Tree] = {}
         self.acts: list[str] = []
         self._closing = threading.Event()
@@ -114,12 +115,27 @@ class Site:
             self.account_id, self.region_id = account.id, region.id
             self._operator_secret = self._token(tx, operator, user.id)
             self._secret = self._token(tx, account, user.id)
-            # So dear that an hour of a few megabytes is not nothing; after the defaults.
-            for what, unit in (("stored", "GB-month"), ("uploaded", "GB"), ("downloaded", "GB")):
-                prices.set_price(
-                    tx, what=what, region_id=region.id, currency="USD", rate=Decimal("7.31"),
-                    unit=unit, valid_from=now + timedelta(seconds=1), origin="test", now=now,
-                )  # fmt: skip
+            self._set_prices(tx, region.id, "7.31")
+        self.stores[region.id] = self.objects
+
+    def _set_prices(self, tx: Any, region_id: str, rate: str) -> None:
+        """So dear that an hour of a few megabytes is not nothing; after the defaults."""
+        now = self.clock()
+        for what, unit in (("stored", "GB-month"), ("uploaded", "GB"), ("downloaded", "GB")):
+            prices.set_price(
+                tx, what=what, region_id=region_id, currency="USD", rate=Decimal(rate),
+                unit=unit, valid_from=now + timedelta(seconds=1), origin="test", now=now,
+            )  # fmt: skip
+
+    def add_region(self, name: str) -> str:
+        """Another region with a store and prices of its own; its id."""
+        store = self.base / f"objects-{name}"
+        body = {"name": name, "location": str(store)}
+        region_id: str = self.ask("POST", "/regions", body, secret=self._operator_secret)["id"]
+        self.stores[region_id] = store
+        with self.database.write() as tx:
+            self._set_prices(tx, region_id, "11.9")
+        return region_id
 
     def _token(self, tx: Any, account: Account, user_id: str) -> str:
         who = Principal(
@@ -128,44 +144,48 @@ class Site:
         rights = [right.value for right in ALL_RIGHTS]
         return tokens.issue(tx, who, name="test", rights=rights, now=self.clock())[1]
 
-    def make_repository(self) -> None:
+    def make_repository(self, region_id: str = "") -> None:
         """Made here with a cheap key, so that opening it takes no time."""
         with self.database.write() as tx:
             row = regions.repository_for(
-                tx, self.account_id, self.region_id, keys=self.keys, now=self.clock()
+                tx, self.account_id, region_id or self.region_id, keys=self.keys, now=self.clock()
             )
-        Repository.create(self._store(row), self._password(row), scrypt=CHEAP)
+        Repository.create(LocalStore(str(self._place(row))), self._password(row), scrypt=CHEAP)
 
-    def _store(self, row: RepositoryRow) -> LocalStore:
-        return LocalStore(str(self.objects / "repositories" / row.id))
+    def _place(self, row: RepositoryRow) -> Path:
+        return self.stores[row.region_id] / "repositories" / row.id
 
     def _password(self, row: RepositoryRow) -> str:
         with self.database.read() as tx:
             return regions.password_of(tx, row, self.keys)
 
-    def repository(self) -> Repository:
+    def repository(self, region_id: str = "") -> Repository:
         """The account's repository, opened beside the gateway; to be read only."""
-        row = self._repository_row()
-        return Repository.open(self._store(row), self.password())
+        row = self.repository_row(region_id)
+        return Repository.open(LocalStore(str(self._place(row))), self._password(row))
 
-    def password(self) -> str:
-        return self._password(self._repository_row())
+    def password(self, region_id: str = "") -> str:
+        return self._password(self.repository_row(region_id))
 
     @contextmanager
-    def copy_of_repository(self) -> Iterator[Path]:
+    def copy_of_repository(self, region_id: str = "") -> Iterator[Path]:
         """Where it is a second time: looking there changes nothing, not even a lock."""
-        original = self.objects / "repositories" / self._repository_row().id
-        copy = self.objects / "copy"
-        shutil.copytree(original, copy, copy_function=os.link)
+        row = self.repository_row(region_id)
+        copy = self.stores[row.region_id] / "copy"
+        shutil.copytree(self._place(row), copy, copy_function=os.link)
         try:
             yield copy
         finally:
             shutil.rmtree(copy)
 
-    def _repository_row(self) -> RepositoryRow:
+    def repository_row(self, region_id: str = "") -> RepositoryRow:
+        """The account's in that region, or in the first one."""
         with self.database.read() as tx:
             return tx.scalars(
-                select(RepositoryRow).where(RepositoryRow.account_id == self.account_id)
+                select(RepositoryRow).where(
+                    RepositoryRow.account_id == self.account_id,
+                    RepositoryRow.region_id == (region_id or self.region_id),
+                )
             ).one()
 
     def add_machine(
@@ -174,6 +194,7 @@ class Site:
         *,
         keeper: bool = False,
         put_only: bool = False,
+        region_id: str = "",
         server: Server | None = None,
         **settings: Any,
     ) -> Machine:
@@ -181,6 +202,8 @@ class Site:
         machine = Machine(self, name, server or self.servers[0], **settings)
         secret = self._operator_secret if keeper else self._secret
         body = {"name": name, "keeper": keeper, "put_only": put_only}
+        if region_id:
+            body["region_id"] = region_id
         invitation = self.ask("POST", "/hosts/invitations", body, secret=secret)
         machine.enrol(invitation["secret"])
         self.machines.append(machine)
@@ -324,7 +347,11 @@ class Site:
             lines = each.log.read_text(errors="replace").splitlines() if each.log.exists() else []
             told = [line for line in lines if '"event": "request"' not in line]
             logs += [f"== {each.log}", *(line[:400] for line in told[-15:])]
-        locks = [str(each) for each in self.repository().lock_files().records()]
+        locks = [
+            str(each)
+            for region_id in self.stores
+            for each in self.repository(region_id).lock_files().records()
+        ]
         return "\n".join([what, *locks, f"now {self.clock()}", *self.acts[-20:], *jobs, *logs])
 
     def note(self, what: str) -> None:

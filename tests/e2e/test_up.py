@@ -63,8 +63,9 @@ class Machine:
         }
         self.process: subprocess.Popen[bytes] | None = None
 
-    def enrol(self) -> None:
-        invitation = self.server.json("host", "invite", "--name", self.name)["invitation"]
+    def enrol(self, *options: str) -> None:
+        invite = ("host", "invite", "--name", self.name, *options)
+        invitation = self.server.json(*invite)["invitation"]
         self.server.run(
             *("agent", "enrol", self.server.url, "--token", invitation["secret"]),
             variables=self.variables,
@@ -210,6 +211,34 @@ def test_a_machine_is_protected_lost_and_restored_elsewhere_with_the_command_lin
     assert address.startswith("rest:")
     assert server.json("job", "list", "--kind", "backup")["jobs"]
     assert server.json("audit", "list")["entries"]
+
+
+def test_s5_a_snapshot_is_proven_by_a_drill(
+    server: RunningServer, machines: Callable[[str], Machine]
+) -> None:
+    """By the server's own keeper while the machine is gone, and on another machine."""
+    first = machines("gpu-7")
+    make_tree(first.root / "project")
+    server.run("source", "add", "gpu-7", "/root/project")
+    server.run(
+        *("schedule", "add", "gpu-7:/root/project", "--name", "drilled", "--preset", "daily"),
+        *("--keep-daily", "7", "--drill-every", "30"),
+    )
+    snapshot = server.json("schedule", "run", "drilled", "--wait")["snapshot"]
+    first.vanish()
+    drill = server.json("drill", "start", snapshot["id"], "--wait")["drill"]
+    assert (drill["status"], drill["passed"]) == ("COMPLETED", True)
+    assert drill["files"] == snapshot["files"]
+    assert drill["compared_bytes"] > 0
+    shown = server.json("snapshot", "show", snapshot["id"])["snapshot"]
+    assert shown["drill"]["drill_id"] == drill["id"]
+    assert shown["proven_at"] == shown["drilled_at"]
+
+    machines("gpu-8")
+    here = server.json(
+        *("drill", "start", snapshot["id"], "--on", "gpu-8", "--path", "notes.txt", "--wait")
+    )["drill"]
+    assert (here["passed"], here["files"], here["paths"]) == (True, 1, ["notes.txt"])
 
 
 def test_removing_asks_and_holds_protect(
