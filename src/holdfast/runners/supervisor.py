@@ -263,12 +263,16 @@ class Supervisor:
     def _thaw(self, reason: str) -> None:
         if self._holder is not None:
             holder, self._holder = self._holder, None
+            if reason:
+                # Before anything moves: who finds that it was not told has read what stood still.
+                _tell(holder, {"thawed": reason})
             self._freezer.thaw()
             if self._freezer_life is not None:
                 self._poll.unregister(self._freezer_life)
                 os.close(self._freezer_life)
                 self._freezer_life = None
-            _tell(holder, {"thawed": reason})
+            if not reason:
+                _tell(holder, {"thawed": ""})
 
     def _hang_up(self, connection: socket.socket) -> None:
         if connection is self._holder:
