@@ -9,7 +9,7 @@ from uuid import uuid4
 from control_plants import Put
 from sqlalchemy import ColumnElement, select
 
-from holdfast.control import completion, copy_fate, jobs, metering, recycle
+from holdfast.control import completion, jobs, metering, recycle, run_row
 from holdfast.control.completion.report import Report
 from holdfast.control.database import Tx
 from holdfast.control.job_scope import any_job
@@ -47,7 +47,7 @@ def what_is_read_is_purged(put: Put) -> None:
         return (
             Snapshot.purge_at <= now,
             Snapshot.purged_at.is_(None),
-            Snapshot.status.in_(copy_fate.REMOVED),
+            Snapshot.status.in_(run_row.REMOVED),
         )
 
     put(recycle, "_due", due)

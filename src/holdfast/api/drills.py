@@ -10,11 +10,10 @@ from pydantic import Field
 
 from holdfast.api.document import Body, Document, Listing
 from holdfast.api.fields import FilterId, Id, PathId
-from holdfast.api.jobs import Finding, Log, log_page
+from holdfast.api.jobs import Finding, Log, log_of_run
 from holdfast.api.operation import PREFIX, router
 from holdfast.api.restores import InnerPath
 from holdfast.control import drills as service
-from holdfast.control import jobs
 from holdfast.edge.answers import document, listing
 from holdfast.edge.call import Asked
 from holdfast.edge.idempotency import KeyHeader, once
@@ -139,9 +138,6 @@ def get_drill_log(
     call: Asked, drill_id: PathId, after_id: AfterId = None, limit: Limit = 200
 ) -> Response:
     """Read a drill's log, oldest line first."""
-    with call.reading() as tx:
-        row = service.get(tx, call.who, drill_id)
-        found = []
-        if row.job_id is not None:
-            found = jobs.lines(tx, call.who, row.job_id, after_id=after_id, limit=limit)
-    return log_page(call, found, limit)
+    return log_of_run(
+        call, lambda tx: service.get(tx, call.who, drill_id).job_id, after_id=after_id, limit=limit
+    )

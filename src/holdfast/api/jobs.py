@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -12,6 +12,7 @@ from holdfast.api.document import Document, Listing
 from holdfast.api.fields import FilterId, PathId
 from holdfast.api.operation import router
 from holdfast.control import jobs as service
+from holdfast.control.database import Tx
 from holdfast.control.tables import JobLine
 from holdfast.edge.answers import document, listing
 from holdfast.edge.call import Asked, Call
@@ -137,12 +138,17 @@ def get_job_log(
     call: Asked, job_id: PathId, after_id: AfterId = None, limit: Limit = 200
 ) -> Response:
     """Read a job's log, oldest line first."""
+    return log_of_run(call, lambda _tx: job_id, after_id=after_id, limit=limit)
+
+
+def log_of_run(
+    call: Call, find_job: Callable[[Tx], str | None], *, after_id: int | None, limit: int
+) -> Response:
+    """A part of the log of the job that `find_job` names, as an answer; empty without one."""
+    found: Sequence[JobLine] = ()
     with call.reading() as tx:
-        found = service.lines(tx, call.who, job_id, after_id=after_id, limit=limit)
-    return log_page(call, found, limit)
-
-
-def log_page(call: Call, found: Sequence[JobLine], limit: int) -> Response:
-    """A part of a log as an answer."""
+        job_id = find_job(tx)
+        if job_id is not None:
+            found = service.lines(tx, call.who, job_id, after_id=after_id, limit=limit)
     page = page_by_id(found, name=lambda line: line.id, limit=limit)
     return listing(call.request, page, Line.model_validate, cursor="after_id")

@@ -10,9 +10,8 @@ from pydantic import Field
 
 from holdfast.api.document import Body, Document, Listing
 from holdfast.api.fields import FilterId, Id, PathId, PathText
-from holdfast.api.jobs import Finding, Log, log_page
+from holdfast.api.jobs import Finding, Log, log_of_run
 from holdfast.api.operation import PREFIX, router
-from holdfast.control import jobs
 from holdfast.control import restores as service
 from holdfast.edge.answers import document, listing
 from holdfast.edge.call import Asked
@@ -133,9 +132,9 @@ def get_restore_log(
     call: Asked, restore_id: PathId, after_id: AfterId = None, limit: Limit = 200
 ) -> Response:
     """Read a restore's log, oldest line first."""
-    with call.reading() as tx:
-        row = service.get(tx, call.who, restore_id)
-        found = []
-        if row.job_id is not None:
-            found = jobs.lines(tx, call.who, row.job_id, after_id=after_id, limit=limit)
-    return log_page(call, found, limit)
+    return log_of_run(
+        call,
+        lambda tx: service.get(tx, call.who, restore_id).job_id,
+        after_id=after_id,
+        limit=limit,
+    )

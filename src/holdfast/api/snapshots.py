@@ -10,10 +10,10 @@ from pydantic import Field, model_validator
 
 from holdfast.api.document import Body, Changes, Document, Listing
 from holdfast.api.fields import FilterId, Flag, Id, Labels, PathId, Text, Time
-from holdfast.api.jobs import Finding, Log, log_page
+from holdfast.api.jobs import Finding, Log, log_of_run
 from holdfast.api.operation import PREFIX, router
 from holdfast.control import copies as service_of_copies
-from holdfast.control import holds, jobs, regions
+from holdfast.control import holds, regions
 from holdfast.control import snapshots as service
 from holdfast.control.tables import Snapshot as Row
 from holdfast.edge.answers import change, document, listing, nothing
@@ -355,12 +355,12 @@ def get_snapshot_log(
     call: Asked, snapshot_id: PathId, after_id: AfterId = None, limit: Limit = 200
 ) -> Response:
     """Read the log of a snapshot's run, oldest line first."""
-    with call.reading() as tx:
-        row = service.get(tx, call.who, snapshot_id)
-        found = []
-        if row.job_id is not None:
-            found = jobs.lines(tx, call.who, row.job_id, after_id=after_id, limit=limit)
-    return log_page(call, found, limit)
+    return log_of_run(
+        call,
+        lambda tx: service.get(tx, call.who, snapshot_id).job_id,
+        after_id=after_id,
+        limit=limit,
+    )
 
 
 @routes.get("/snapshots/{snapshot_id}/holds", response_model=Holds)

@@ -20,9 +20,10 @@ from sqlalchemy import select
 
 from holdfast.control import audit, credit, jobs, quotas, regions, scope
 from holdfast.control.backup_run import REPOSITORY
-from holdfast.control.copy_fate import REMOVED, UNFINISHED, family_of, kin
+from holdfast.control.copy_fate import family_of, kin
 from holdfast.control.database import Tx
 from holdfast.control.principal import Principal, Right
+from holdfast.control.run_row import REMOVED, UNFINISHED
 from holdfast.control.sealing import MasterKeys
 from holdfast.control.tables import Account, Region, Repository, Snapshot
 from holdfast.errors import Forbidden, InUse, NotReady, UsageError

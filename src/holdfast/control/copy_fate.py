@@ -20,10 +20,8 @@ from sqlalchemy import Select, or_, select
 from holdfast.control import audit, events
 from holdfast.control.database import Tx
 from holdfast.control.principal import Principal, system
+from holdfast.control.run_row import REMOVED
 from holdfast.control.tables import Account, Hold, Snapshot
-
-UNFINISHED: Final = ("PENDING", "RUNNING")
-REMOVED: Final = ("EXPIRED", "DELETED")
 
 WITH_ORIGINAL: Final = "went with its original"
 """`removed_because` of such a copy begins so, and of nothing else."""

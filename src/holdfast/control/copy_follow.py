@@ -19,14 +19,13 @@ from sqlalchemy.orm import aliased
 from holdfast.control import credit, job_end
 from holdfast.control.copies import COPY
 from holdfast.control.copy_fate import (
-    REMOVED,
-    UNFINISHED,
     family_of,
     go_along,
     is_original_removed,
 )
 from holdfast.control.database import Database, Tx
 from holdfast.control.principal import system
+from holdfast.control.run_row import REMOVED, UNFINISHED
 from holdfast.control.tables import Account, Hold, Job, Snapshot
 
 _AT_ONCE: Final = 200

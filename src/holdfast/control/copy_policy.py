@@ -22,8 +22,8 @@ from holdfast.control import copies, credit, quotas, regions
 from holdfast.control.backup_run import REPOSITORY
 from holdfast.control.completion.verify import without_finding
 from holdfast.control.copies import Terms
-from holdfast.control.copy_fate import UNFINISHED
 from holdfast.control.database import Database, Tx
+from holdfast.control.run_row import UNFINISHED
 from holdfast.control.sealing import MasterKeys
 from holdfast.control.tables import Account, Repository, Schedule, Snapshot
 from holdfast.errors import CreditExhausted, HoldfastError, QuotaExceeded

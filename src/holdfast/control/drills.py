@@ -20,15 +20,14 @@ from holdfast.control.backup_run import REPOSITORY
 from holdfast.control.database import Database, Tx
 from holdfast.control.paging import DEFAULT_LIMIT, Page, page
 from holdfast.control.principal import Principal, Right
-from holdfast.control.restores import MAX_PATHS
+from holdfast.control.restores import checked_selection
+from holdfast.control.run_row import UNFINISHED
 from holdfast.control.tables import Drill, Host, Repository, Schedule, Snapshot, Source
-from holdfast.control.unindexed import unindexed
-from holdfast.errors import InUse, NotReady, UsageError
-from holdfast.model.guarded_path import canonical_selection
+from holdfast.control.unindexed import by_lead
+from holdfast.errors import InUse, NotReady
 
 MANUAL: Final = "manual"
 SCHEDULED: Final = "schedule"
-UNFINISHED: Final = ("PENDING", "RUNNING")
 
 BATCH_SCHEDULES: Final = 100
 
@@ -60,11 +59,7 @@ def request(
     if host is not None:
         _check_host(host)
     _check_snapshot(snapshot)
-    if len(paths) > MAX_PATHS:
-        raise UsageError(
-            f"{len(paths)} paths are selected, and {MAX_PATHS} are possible; select directories."
-        )
-    selected = sorted({canonical_selection(each) for each in paths})
+    selected = checked_selection(paths)
     busy = _unfinished(tx, snapshot, host_id)
     if busy is not None:
         raise InUse(
@@ -103,15 +98,9 @@ def drills(
 ) -> Page[Drill]:
     """The drills, newest first."""
     who.require(Right.READ)
-    statement, sieve = select(Drill), _visible(who)
     leads = {Drill.snapshot_id: snapshot_id, Drill.schedule_id: schedule_id}
-    given = [(column, value) for column, value in leads.items() if value is not None]
-    if given:
-        (lead, value), *others = given
-        statement = statement.where(lead == value, unindexed(Drill.account_id) == who.account_id)
-        sieve += [unindexed(column) == each for column, each in others]
-    else:
-        statement = statement.where(Drill.account_id == who.account_id)
+    statement, sieve = by_lead(select(Drill), Drill.account_id, who.account_id, leads)
+    sieve += _visible(who)
     if status is not None:
         sieve.append(Drill.status == status)
     order = (Drill.created_at.desc(), Drill.id.desc())

@@ -16,9 +16,9 @@ from sqlalchemy import ColumnElement, exists, func, literal_column, or_, select
 from sqlalchemy.orm import aliased
 
 from holdfast.control import audit, copy_fate, events, holds, jobs, retention, scope
-from holdfast.control.copy_fate import REMOVED
 from holdfast.control.database import Database, Tx
 from holdfast.control.principal import Principal, Right
+from holdfast.control.run_row import REMOVED, UNFINISHED
 from holdfast.control.tables import Account, Drill, Hold, Job, Repository, Restore, Snapshot
 from holdfast.errors import InUse, NotReady
 
@@ -40,7 +40,7 @@ def remove(tx: Tx, who: Principal, snapshot_id: str, *, now: datetime) -> Snapsh
     family = copy_fate.family_of(tx, [row.copy_of_id or row.id])
     if row.status in REMOVED:
         return row
-    if row.status in ("PENDING", "RUNNING"):
+    if row.status in UNFINISHED:
         raise NotReady(f"The run is {row.status}; cancel it, or wait for its end, then delete it.")
     if hold := holds.holding(tx, row):
         if hold.snapshot_id == row.id:
@@ -153,16 +153,14 @@ def _due(now: datetime) -> tuple[ColumnElement[bool], ...]:
         literal_column("purged_at IS NULL"),
         Snapshot.status.in_(REMOVED),
         ~exists().where(Hold.snapshot_id == Snapshot.id, Hold.released_at.is_(None)),
-        ~exists().where(
-            Restore.snapshot_id == Snapshot.id, Restore.status.in_(("PENDING", "RUNNING"))
-        ),
+        ~exists().where(Restore.snapshot_id == Snapshot.id, Restore.status.in_(UNFINISHED)),
         # What is copied is read from it, or from another copy: it does not matter which.
         ~exists().where(
             _unfinished.copy_of_id == func.coalesce(Snapshot.copy_of_id, Snapshot.id),
             _unfinished.id != Snapshot.id,
-            _unfinished.status.in_(copy_fate.UNFINISHED),
+            _unfinished.status.in_(UNFINISHED),
         ),
-        ~exists().where(Drill.snapshot_id == Snapshot.id, Drill.status.in_(("PENDING", "RUNNING"))),
+        ~exists().where(Drill.snapshot_id == Snapshot.id, Drill.status.in_(UNFINISHED)),
     )
 
 

@@ -19,8 +19,9 @@ from holdfast.control.database import Tx
 from holdfast.control.paging import DEFAULT_LIMIT, Page, page
 from holdfast.control.principal import Principal, Right
 from holdfast.control.recycle import is_recoverable
+from holdfast.control.run_row import UNFINISHED
 from holdfast.control.tables import Host, Repository, Restore, Snapshot, Source
-from holdfast.control.unindexed import unindexed
+from holdfast.control.unindexed import by_lead
 from holdfast.errors import InUse, NotReady, UsageError
 from holdfast.model.guarded_path import (
     canonical_path,
@@ -68,11 +69,7 @@ def request(
     roots = roots_of(host.roots)
     wanted = canonical_path(target) if target else default_restore_target(roots)
     check_path(wanted, roots)
-    if len(paths) > MAX_PATHS:
-        raise UsageError(
-            f"{len(paths)} paths are selected, and {MAX_PATHS} are possible; select directories."
-        )
-    selected = sorted({canonical_selection(each) for each in paths})
+    selected = checked_selection(paths)
     _check_free(tx, host, wanted)
     source = tx.get_one(Source, snapshot.source_id)
     repository = tx.get_one(Repository, snapshot.repository_id)
@@ -147,15 +144,9 @@ def restores(
 ) -> Page[Restore]:
     """The restores, newest first."""
     who.require(Right.READ)
-    statement, sieve = select(Restore), _visible(who)
     leads = {Restore.snapshot_id: snapshot_id, Restore.host_id: host_id}
-    given = [(column, value) for column, value in leads.items() if value is not None]
-    if given:
-        (lead, value), *others = given
-        statement = statement.where(lead == value, unindexed(Restore.account_id) == who.account_id)
-        sieve += [unindexed(column) == each for column, each in others]
-    else:
-        statement = statement.where(Restore.account_id == who.account_id)
+    statement, sieve = by_lead(select(Restore), Restore.account_id, who.account_id, leads)
+    sieve += _visible(who)
     if status is not None:
         sieve.append(Restore.status == status)
     order = (Restore.created_at.desc(), Restore.id.desc())
@@ -168,10 +159,19 @@ def cancel(tx: Tx, who: Principal, restore_id: str, *, now: datetime) -> Restore
     row = scope.find(tx, who, Restore, restore_id)
     if row.status == "CANCELLED":
         return row
-    if row.status not in ("PENDING", "RUNNING") or row.job_id is None:
+    if row.status not in UNFINISHED or row.job_id is None:
         raise NotReady(f"The restore is {row.status}, so there is nothing left to cancel.")
     jobs.request_cancel(tx, who, row.job_id, now=now)
     return tx.get_one(Restore, restore_id, populate_existing=True)
+
+
+def checked_selection(paths: Sequence[str]) -> list[str]:
+    """Paths relative to the captured one, each once, as they are kept; `UsageError` for others."""
+    if len(paths) > MAX_PATHS:
+        raise UsageError(
+            f"{len(paths)} paths are selected, and {MAX_PATHS} are possible; select directories."
+        )
+    return sorted({canonical_selection(each) for each in paths})
 
 
 def _visible(who: Principal) -> list[ColumnElement[bool]]:
@@ -203,7 +203,7 @@ def _check_free(tx: Tx, host: Host, target: str) -> None:
         select(Restore.id).where(
             Restore.host_id == host.id,
             Restore.target == target,
-            Restore.status.in_(("PENDING", "RUNNING")),
+            Restore.status.in_(UNFINISHED),
         )
     )
     if busy is not None:

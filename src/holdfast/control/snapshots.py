@@ -18,6 +18,7 @@ from holdfast.control.backup_run import MANUAL, REPOSITORY, Run
 from holdfast.control.database import Tx
 from holdfast.control.principal import Principal, Right
 from holdfast.control.recycle import recover, remove
+from holdfast.control.run_row import UNFINISHED
 from holdfast.control.sealing import MasterKeys
 from holdfast.control.snapshot_list import ORDERS, snapshots
 from holdfast.control.tables import Account, Host, Schedule, Snapshot
@@ -162,7 +163,7 @@ def cancel(tx: Tx, who: Principal, snapshot_id: str, *, now: datetime) -> Snapsh
             "This is a snapshot of a task and taken by the task's own job; it ends by itself, or "
             "with the task."
         )
-    if row.status not in ("PENDING", "RUNNING") or row.job_id is None:
+    if row.status not in UNFINISHED or row.job_id is None:
         raise NotReady(f"The run is {row.status}, so there is nothing left to cancel.")
     jobs.request_cancel(tx, who, row.job_id, now=now)
     return tx.get_one(Snapshot, snapshot_id, populate_existing=True)

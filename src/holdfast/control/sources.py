@@ -21,6 +21,7 @@ from holdfast.control.database import Tx
 from holdfast.control.due import settle_before_end
 from holdfast.control.paging import DEFAULT_LIMIT, Page, page
 from holdfast.control.principal import Principal, Right
+from holdfast.control.run_row import UNFINISHED
 from holdfast.control.schedule_row import retire
 from holdfast.control.tables import Host, Schedule, Snapshot, Source
 from holdfast.control.unindexed import unindexed
@@ -176,7 +177,7 @@ def remove(tx: Tx, who: Principal, source_id: str, *, now: datetime) -> Source:
     # Jobs before schedules, as the end of a run locks them.
     active = select(Snapshot.job_id).where(
         Snapshot.source_id == row.id,
-        Snapshot.status.in_(("PENDING", "RUNNING")),
+        Snapshot.status.in_(UNFINISHED),
         Snapshot.job_id.is_not(None),
     )
     for job_id in tx.scalars(active.order_by(Snapshot.job_id)).all():

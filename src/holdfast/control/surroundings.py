@@ -15,6 +15,7 @@ from sqlalchemy import and_, select
 
 from holdfast.control import credit, quotas, regions
 from holdfast.control.database import Tx
+from holdfast.control.run_row import UNFINISHED
 from holdfast.control.sealing import MasterKeys
 from holdfast.control.tables import (
     Account,
@@ -119,7 +120,7 @@ def _unfinished(tx: Tx, schedules: Sequence[Schedule]) -> dict[str, Snapshot]:
     active = tx.scalars(
         select(Snapshot).where(
             Snapshot.schedule_id.in_([each.id for each in schedules]),
-            Snapshot.status.in_(("PENDING", "RUNNING")),
+            Snapshot.status.in_(UNFINISHED),
             Snapshot.slot_at.is_not(None),
         )
     )

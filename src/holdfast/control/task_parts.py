@@ -17,6 +17,7 @@ from holdfast.control import task_warnings, views
 from holdfast.control.completion import stored_snapshot
 from holdfast.control.completion.report import Report
 from holdfast.control.database import Tx
+from holdfast.control.run_row import UNFINISHED
 from holdfast.control.tables import (
     Bucket,
     Job,
@@ -31,7 +32,6 @@ from holdfast.control.unindexed import unindexed
 from holdfast.model.finding import Finding
 from holdfast.model.task import instance_snapshot_id
 
-UNFINISHED: Final = ("PENDING", "RUNNING")
 TASK_ENDED: Final = "task_ended"
 _MAX_FINDINGS: Final = 1000
 

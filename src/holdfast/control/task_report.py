@@ -21,6 +21,7 @@ from holdfast.control import credit, quotas, task_output, task_parts
 from holdfast.control.completion.report import Report, checked_number
 from holdfast.control.database import Tx
 from holdfast.control.new_task import MAX_PERIOD_SECONDS
+from holdfast.control.run_row import UNFINISHED
 from holdfast.control.storable import storable_document, storable_text
 from holdfast.control.tables import Account, Job, Snapshot, Task, TaskInstance, TaskPreview
 from holdfast.control.tables import TaskSnapshot as Whole
@@ -118,7 +119,7 @@ def _wanted_snapshots(tx: Tx, instance: TaskInstance) -> list[dict[str, Any]]:
         .join(Whole, Whole.id == Snapshot.task_snapshot_id)
         .where(
             Snapshot.account_id == instance.account_id,
-            Snapshot.status.in_(task_parts.UNFINISHED),
+            Snapshot.status.in_(UNFINISHED),
             unindexed(Snapshot.source_id) == instance.source_id,
             unindexed(Whole.trigger) == "manual",
         )
@@ -273,7 +274,7 @@ def _take_snapshot(
                 now=now,
             )
         part = task_parts.add(tx, whole, instance, job, now=now)
-    if part.status not in task_parts.UNFINISHED:
+    if part.status not in UNFINISHED:
         return
     total = _count(said, "bytes_total")
     done = _count(said, "bytes_done")

@@ -21,6 +21,7 @@ from holdfast.control.database import Tx
 from holdfast.control.new_task import check_filters, check_interval, checked_place
 from holdfast.control.paging import DEFAULT_LIMIT, Page, page
 from holdfast.control.principal import Principal, Right
+from holdfast.control.run_row import UNFINISHED
 from holdfast.control.tables import (
     Account,
     Job,
@@ -30,7 +31,7 @@ from holdfast.control.tables import (
     TaskPreview,
     TaskSnapshot,
 )
-from holdfast.control.task_parts import UNFINISHED, add
+from holdfast.control.task_parts import add
 from holdfast.control.task_state import lock
 from holdfast.control.unindexed import unindexed
 from holdfast.errors import NotFound, NotReady, TooManyRequests, UsageError

@@ -8,19 +8,39 @@ its statistics and sees the plain column. It never changes what a statement find
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement
+from sqlalchemy import ColumnElement, Select
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.sql.visitors import InternalTraversal
 
+_S = TypeVar("_S")
 _T = TypeVar("_T")
 
 
 def unindexed(column: InstrumentedAttribute[_T]) -> ColumnElement[_T]:
     """The same column for a condition that is only checked on rows found by others."""
     return _Unindexed(column)
+
+
+def by_lead(
+    statement: Select[_S],
+    account: InstrumentedAttribute[str],
+    account_id: str,
+    leads: Mapping[InstrumentedAttribute[Any], str | None],
+) -> tuple[Select[_S], list[ColumnElement[bool]]]:
+    """Find by the first of `leads` that is given, else by the account; all have an index.
+
+    Returns the statement, and the conditions that are left to be checked on what it finds.
+    """
+    given = [(column, value) for column, value in leads.items() if value is not None]
+    if not given:
+        return statement.where(account == account_id), []
+    (lead, value), *others = given
+    found = statement.where(lead == value, unindexed(account) == account_id)
+    return found, [unindexed(column) == each for column, each in others]
 
 
 class _Unindexed(ColumnElement[_T]):

@@ -38,14 +38,8 @@ class IndexMerge:
 
 def small_index_files(repository: Repository) -> list[str]:
     """The ids of the index files that a merge would take; sizes come with the listing."""
-    names = set(repository.ids(FileKind.INDEX))
-    prefix = f"{FileKind.INDEX.value}/"
-    found = (
-        info.key.removeprefix(prefix)
-        for info in repository.store.list(prefix)
-        if info.size_bytes < SMALL_BYTES
-    )
-    return sorted(names.intersection(found))
+    sizes = repository.sizes(FileKind.INDEX)
+    return sorted(name for name, size_bytes in sizes.items() if size_bytes < SMALL_BYTES)
 
 
 def merge_small_index_files(

@@ -167,9 +167,13 @@ class Repository:
 
     def ids(self, kind: FileKind) -> list[str]:
         """Return the ids of all files of a kind; names that are no ids are passed over."""
+        return sorted(self.sizes(kind))
+
+    def sizes(self, kind: FileKind) -> dict[str, int]:
+        """Return the stored bytes of all files of a kind by their ids, as one listing tells."""
         prefix = f"{kind.value}/"
-        names = (info.key[len(prefix) :] for info in self.store.list(prefix))
-        return sorted(name for name in names if _ID.fullmatch(name))
+        named = ((info.key[len(prefix) :], info.size_bytes) for info in self.store.list(prefix))
+        return {name: size_bytes for name, size_bytes in named if _ID.fullmatch(name)}
 
     def load(self, kind: FileKind, file_id: str) -> bytes:
         """Return the JSON text of a file; raise `Damaged` where it is not what its name says."""

@@ -10,7 +10,7 @@ from typing import Final
 
 from holdfast.model.finding import Finding
 from holdfast.model.progress import Report, ignore_progress
-from holdfast.sdk.jobs import Line, log_lines, show_progress
+from holdfast.sdk.jobs import Line, log_lines, wait_for_run
 from holdfast.sdk.pages import pages
 from holdfast.sdk.record import from_json
 from holdfast.sdk.transport import Transport
@@ -98,9 +98,9 @@ class DrillsResource:
     ) -> Drill:
         """Wait until it has ended, in whatever way; `report` gets its progress."""
         drill_id = drill if isinstance(drill, str) else drill.id
-        while True:
-            found = self.get(drill_id)
-            if not found.is_under_way:
-                return found
-            show_progress(self._transport, found.job_id, report)
-            self._pause(poll_seconds)
+        return wait_for_run(
+            self._transport,
+            lambda: self.get(drill_id),
+            report,
+            lambda: self._pause(poll_seconds),
+        )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeVar
 
 from holdfast.model.finding import Finding
 from holdfast.model.progress import Progress, Report, ignore_progress
@@ -99,7 +99,32 @@ def log_lines(transport: Transport, path: str, after_id: int | None = None) -> I
     return pages(transport, path, Line, {"after_id": after_id}, cursor_name="after_id")
 
 
-def show_progress(transport: Transport, job_id: str | None, report: Report) -> None:
+class Run(Protocol):
+    """What a job does, as a person sees it: a snapshot, a restore, a drill."""
+
+    @property
+    def job_id(self) -> str | None: ...
+
+    @property
+    def is_under_way(self) -> bool: ...
+
+
+R = TypeVar("R", bound=Run)
+
+
+def wait_for_run(
+    transport: Transport, get: Callable[[], R], report: Report, pause: Callable[[], None]
+) -> R:
+    """Look again and again until a run has ended, in whatever way; `report` gets its progress."""
+    while True:
+        found = get()
+        if not found.is_under_way:
+            return found
+        _show_progress(transport, found.job_id, report)
+        pause()
+
+
+def _show_progress(transport: Transport, job_id: str | None, report: Report) -> None:
     """Report where a job stands, if there is one yet and somebody looks."""
     if job_id is not None and report is not ignore_progress:
         report(from_json(Job, transport.get(f"{_PATH}/{job_id}")).as_progress)

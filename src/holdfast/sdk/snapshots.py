@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from holdfast.model.finding import Finding
 from holdfast.model.progress import Report, ignore_progress
-from holdfast.sdk.jobs import Line, log_lines, show_progress
+from holdfast.sdk.jobs import Line, log_lines, wait_for_run
 from holdfast.sdk.pages import pages
 from holdfast.sdk.record import from_json
 from holdfast.sdk.transport import Transport
@@ -197,12 +197,12 @@ class SnapshotsResource:
     ) -> Snapshot:
         """Wait until a run has ended, in whatever way; `report` gets its progress."""
         snapshot_id = snapshot if isinstance(snapshot, str) else snapshot.id
-        while True:
-            found = self.get(snapshot_id)
-            if not found.is_under_way:
-                return found
-            show_progress(self._transport, found.job_id, report)
-            self._pause(poll_seconds)
+        return wait_for_run(
+            self._transport,
+            lambda: self.get(snapshot_id),
+            report,
+            lambda: self._pause(poll_seconds),
+        )
 
     def _act(self, snapshot_id: str, act: str) -> Snapshot:
         return from_json(Snapshot, self._transport.post(f"{_PATH}/{snapshot_id}/{act}"))

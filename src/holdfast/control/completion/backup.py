@@ -10,7 +10,7 @@ from datetime import datetime
 import structlog
 from sqlalchemy import select
 
-from holdfast.control import copy_policy, retention
+from holdfast.control import copy_policy, retention, run_row
 from holdfast.control.completion import stored_snapshot
 from holdfast.control.completion.report import Report
 from holdfast.control.database import Tx
@@ -40,9 +40,7 @@ def started(tx: Tx, job: Job, *, now: datetime) -> None:
 
 def requeued(tx: Tx, job: Job, *, now: datetime) -> None:
     del now
-    snapshot = _snapshot(tx, job)
-    snapshot.status = "PENDING"
-    snapshot.error_code, snapshot.error_message = job.error_code, job.error_message
+    run_row.waits_again(_snapshot(tx, job), job)
 
 
 def complete(tx: Tx, job: Job, report: Report, *, now: datetime) -> None:
@@ -54,9 +52,7 @@ def complete(tx: Tx, job: Job, report: Report, *, now: datetime) -> None:
 
 def abandon(tx: Tx, job: Job, *, now: datetime) -> None:
     snapshot = _snapshot(tx, job)
-    snapshot.finished_at = now
-    snapshot.findings = list(job.findings)
-    snapshot.error_code, snapshot.error_message = job.error_code, job.error_message
+    run_row.has_failed(snapshot, job, now=now)
     reason = job.error_message or ""
     if job.state == JobState.CANCELLED:
         snapshot.status = "CANCELLED"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from holdfast.control import copy_fate, metering
+from holdfast.control import copy_fate, metering, run_row
 from holdfast.control.completion import stored, stored_snapshot
 from holdfast.control.completion.report import Report
 from holdfast.control.copy_policy import ORIGINAL_REMOVED
@@ -19,16 +19,12 @@ from holdfast.control.tables import Job, Repository, Snapshot
 
 
 def started(tx: Tx, job: Job, *, now: datetime) -> None:
-    copy = _copy(tx, job)
-    copy.status = "RUNNING"
-    copy.started_at = copy.started_at or now
+    run_row.has_begun(_copy(tx, job), now=now)
 
 
 def requeued(tx: Tx, job: Job, *, now: datetime) -> None:
     del now
-    copy = _copy(tx, job)
-    copy.status = "PENDING"
-    copy.error_code, copy.error_message = job.error_code, job.error_message
+    run_row.waits_again(_copy(tx, job), job)
 
 
 def complete(tx: Tx, job: Job, report: Report, *, now: datetime) -> None:
@@ -76,9 +72,7 @@ def complete(tx: Tx, job: Job, report: Report, *, now: datetime) -> None:
 
 def abandon(tx: Tx, job: Job, *, now: datetime) -> None:
     copy = _copy(tx, job)
-    copy.finished_at = now
-    copy.findings = list(job.findings)
-    copy.error_code, copy.error_message = job.error_code, job.error_message
+    run_row.has_failed(copy, job, now=now)
     if job.state == JobState.CANCELLED:
         copy.status = "CANCELLED"
         message = f"{_what(copy)} was cancelled."

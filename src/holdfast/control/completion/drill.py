@@ -12,7 +12,7 @@ from typing import Final
 
 from sqlalchemy import exists, select
 
-from holdfast.control import events, metering
+from holdfast.control import events, metering, run_row
 from holdfast.control.completion.report import Report
 from holdfast.control.completion.verify import with_finding, without_finding
 from holdfast.control.database import Tx
@@ -25,16 +25,12 @@ NOT_PASSED: Final = "drill_failed"
 
 
 def started(tx: Tx, job: Job, *, now: datetime) -> None:
-    drill = _drill(tx, job)
-    drill.status = "RUNNING"
-    drill.started_at = drill.started_at or now
+    run_row.has_begun(_drill(tx, job), now=now)
 
 
 def requeued(tx: Tx, job: Job, *, now: datetime) -> None:
     del now
-    drill = _drill(tx, job)
-    drill.status = "PENDING"
-    drill.error_code, drill.error_message = job.error_code, job.error_message
+    run_row.waits_again(_drill(tx, job), job)
 
 
 def complete(tx: Tx, job: Job, report: Report, *, now: datetime) -> None:
@@ -70,9 +66,7 @@ def complete(tx: Tx, job: Job, report: Report, *, now: datetime) -> None:
 
 def abandon(tx: Tx, job: Job, *, now: datetime) -> None:
     drill = _drill(tx, job)
-    drill.finished_at = now
-    drill.findings = list(job.findings)
-    drill.error_code, drill.error_message = job.error_code, job.error_message
+    run_row.has_failed(drill, job, now=now)
     if job.state == JobState.CANCELLED:
         drill.status = "CANCELLED"
         _tell(

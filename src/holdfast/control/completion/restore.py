@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from holdfast.control import events, metering
+from holdfast.control import events, metering, run_row
 from holdfast.control.completion.report import Report
 from holdfast.control.database import Tx
 from holdfast.control.job_end import JobState
@@ -12,16 +12,12 @@ from holdfast.control.tables import Job, Restore
 
 
 def started(tx: Tx, job: Job, *, now: datetime) -> None:
-    restore = _restore(tx, job)
-    restore.status = "RUNNING"
-    restore.started_at = restore.started_at or now
+    run_row.has_begun(_restore(tx, job), now=now)
 
 
 def requeued(tx: Tx, job: Job, *, now: datetime) -> None:
     del now
-    restore = _restore(tx, job)
-    restore.status = "PENDING"
-    restore.error_code, restore.error_message = job.error_code, job.error_message
+    run_row.waits_again(_restore(tx, job), job)
 
 
 def complete(tx: Tx, job: Job, report: Report, *, now: datetime) -> None:
@@ -48,9 +44,7 @@ def complete(tx: Tx, job: Job, report: Report, *, now: datetime) -> None:
 
 def abandon(tx: Tx, job: Job, *, now: datetime) -> None:
     restore = _restore(tx, job)
-    restore.finished_at = now
-    restore.findings = list(job.findings)
-    restore.error_code, restore.error_message = job.error_code, job.error_message
+    run_row.has_failed(restore, job, now=now)
     if job.state == JobState.CANCELLED:
         restore.status = "CANCELLED"
         message = f"The restore to {restore.target} was cancelled."
